@@ -1,0 +1,3 @@
+module blockgate
+
+go 1.26

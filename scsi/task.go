@@ -1,0 +1,129 @@
+package scsi
+
+import (
+	"context"
+	"sync/atomic"
+
+	"blockgate/internal/bufpool"
+)
+
+// Status is a SCSI status code (SAM-5 §5.3.1).
+type Status uint8
+
+// Status codes.
+const (
+	Good                Status = 0x00
+	CheckCondition      Status = 0x02
+	ConditionMet        Status = 0x04
+	Busy                Status = 0x08
+	ReservationConflict Status = 0x18
+	TaskSetFull         Status = 0x28
+	ACAActive           Status = 0x30
+	TaskAborted         Status = 0x40
+)
+
+// Attr is a task attribute (SAM-5 §8.6).
+type Attr uint8
+
+// Task attributes, with the values of the iSCSI ATTR field (RFC 7143 §11.3.1).
+const (
+	Untagged    Attr = 0
+	Simple      Attr = 1
+	Ordered     Attr = 2
+	HeadOfQueue Attr = 3
+	ACA         Attr = 4
+)
+
+// Transport is what a fabric gives with each task. TaskDone is called exactly
+// once for every task given to Nexus.Admit, from any goroutine, possibly before
+// Admit or Run returns. It must not block. From then on the device server no
+// longer touches the task or its buffers.
+//
+// When t.Aborted reports true no response may be sent; the transport only frees
+// what it holds.
+type Transport interface{ TaskDone(t *Task) }
+
+// Task is one command on its way through the device server. The transport owns
+// the object; it may be used again after TaskDone and Reset.
+//
+// Life: the transport fills the first group of fields and calls Nexus.Admit, in
+// the order in which the initiator numbered its commands. Admit finds the
+// logical unit and the command's row in the table, checks what can be checked
+// before data arrives, and sets OutLen. If it returns true the transport brings
+// min(OutLen, MaxOut) bytes of data-out into Out and calls Run, once; if it
+// returns false the task is done (TaskDone has been called or will be).
+type Task struct {
+	// Set by the transport before Admit.
+	Nexus     *Nexus
+	LUN       uint64 // the eight bytes of the LUN field, big endian (SAM-5 §4.7)
+	Tag       uint64 // unique among the nexus's tasks
+	Attr      Attr
+	CDB       []byte // whole CDB; must stay unchanged until TaskDone
+	MaxIn     int64  // data-in bytes the initiator has room for
+	MaxOut    int64  // data-out bytes the initiator will send
+	Transport Transport
+
+	// Out holds the data-out bytes at Run; its length may be less than OutLen
+	// when the initiator announced less. Owned by the transport, read-only for
+	// the device server, untouched by it after TaskDone.
+	Out []byte
+
+	// Set by Admit.
+	OutLen int64 // data-out bytes the CDB asks for
+
+	// Valid at TaskDone.
+	Status Status
+	Sense  []byte // encoded sense data, empty unless Status is CheckCondition
+	In     []byte // data-in, at most MaxIn bytes; belongs to the task until Reset
+	InLen  int64  // data-in bytes the command had to give, before the cut to MaxIn
+	// BidiErr and friends do not exist: bidirectional commands are refused.
+
+	row      *Command
+	unit     *Unit
+	itl      *itl
+	ctx      context.Context
+	cancel   context.CancelFunc
+	inBuf    *bufpool.Buf
+	senseBuf [senseMax]byte
+	state    atomic.Uint32 // taskState, see taskset.go
+	set      setEntry      // the task set's bookkeeping, see taskset.go
+}
+
+// Unit is the logical unit the task was addressed to, nil if there is none.
+func (t *Task) Unit() *Unit { return t.unit }
+
+// AllocIn gives the handler a data-in buffer for a command that has n bytes to
+// give: min(n, MaxIn) bytes long, content unspecified, already set as t.In, and
+// sets t.InLen to n.
+func (t *Task) AllocIn(n int64) []byte {
+	t.InLen = n
+	if n > t.MaxIn {
+		n = t.MaxIn
+	}
+	bufpool.Put(t.inBuf)
+	t.inBuf, t.In = nil, nil
+	if n > 0 {
+		t.inBuf = bufpool.Get(int(n))
+		t.In = t.inBuf.B
+	}
+	return t.In
+}
+
+// Respond sets data-in from p, cut to the CDB's allocation length alloc and to
+// what the initiator has room for (SPC-4 §4.2.5.6). p is copied.
+func (t *Task) Respond(p []byte, alloc int64) {
+	n := min(int64(len(p)), alloc)
+	copy(t.AllocIn(n), p)
+}
+
+// Reset gives the data-in buffer back and makes the task ready for another
+// command. Only after TaskDone.
+func (t *Task) Reset() {
+	bufpool.Put(t.inBuf)
+	t.Nexus, t.Transport, t.CDB, t.Out, t.Sense, t.In, t.inBuf = nil, nil, nil, nil, nil, nil, nil
+	t.LUN, t.Tag, t.Attr, t.MaxIn, t.MaxOut, t.OutLen, t.InLen = 0, 0, 0, 0, 0, 0, 0
+	t.Status = Good
+	t.row, t.unit, t.itl, t.ctx, t.cancel = nil, nil, nil, nil, nil
+	t.state.Store(0)
+	t.set = setEntry{}
+}
