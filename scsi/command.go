@@ -1,5 +1,7 @@
 package scsi
 
+import "blockgate/scsi/sense"
+
 // Access is what a command does to the medium.
 type Access uint8
 
@@ -86,9 +88,9 @@ type Command struct {
 	// A unit whose store cannot unmap does not have UNMAP.
 	Supported func(u *Unit) bool
 	// OutLen gives the number of data-out bytes the CDB asks for; nil with
-	// Dir == DirOut is a programming error. A *Sense ends the command before
+	// Dir == DirOut is a programming error. A *sense.Sense ends the command before
 	// any data is asked for.
-	OutLen func(t *Task) (int64, *Sense)
+	OutLen func(t *Task) (int64, *sense.Sense)
 	// Range gives the blocks the command touches, for tasks that must not
 	// overlap others (COMPARE AND WRITE, ORWRITE). nil: none.
 	Range func(t *Task) (lba, nblocks uint64)
