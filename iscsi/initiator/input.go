@@ -1,0 +1,193 @@
+package initiator
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"blockgate/iscsi"
+)
+
+const (
+	inputBuffer = 256 << 10
+	// directRead: this much of a data segment or more goes straight to where it
+	// belongs; less is read through the buffer, with what follows it.
+	directRead = 32 << 10
+)
+
+// input cuts a byte stream into PDUs. It reads as much as there is.
+type input struct {
+	r          io.Reader
+	buf        []byte
+	start, end int // unread bytes are buf[start:end]
+
+	headerDigest, dataDigest bool
+	maxData                  int // longest data segment the peer may send
+	// waits is called before each read that may block, woke after it.
+	waits, woke func()
+}
+
+func newInput(r io.Reader) *input {
+	return &input{r: r, buf: make([]byte, inputBuffer), maxData: 8192}
+}
+
+// need makes at least n ≤ len(buf) bytes available at buf[start:].
+func (in *input) need(n int) error {
+	if in.end-in.start >= n {
+		return nil
+	}
+	if len(in.buf)-in.start < max(n, len(in.buf)/4) {
+		copy(in.buf, in.buf[in.start:in.end])
+		in.end -= in.start
+		in.start = 0
+	}
+	for in.end-in.start < n {
+		m, err := in.read(in.buf[in.end:])
+		in.end += m
+		if err != nil && in.end-in.start < n {
+			if err == io.EOF && in.end > in.start {
+				return io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (in *input) read(p []byte) (int, error) {
+	if in.waits != nil {
+		in.waits()
+	}
+	for range 100 {
+		n, err := in.r.Read(p)
+		if n != 0 || err != nil {
+			if in.woke != nil {
+				in.woke()
+			}
+			return n, err
+		}
+	}
+	return 0, io.ErrNoProgress
+}
+
+// next reads a header, with its digest checked. ahs is valid until the next
+// call of any method. The data segment must be taken by exactly one of data,
+// dataInto and skip.
+func (in *input) next(h *iscsi.BHS) (ahs []byte, err error) {
+	if err := in.need(iscsi.BHSLen); err != nil {
+		return nil, err
+	}
+	n := iscsi.BHSLen + (*iscsi.BHS)(in.buf[in.start:in.end]).AHSLen()
+	whole := n
+	if in.headerDigest {
+		whole += iscsi.DigestLen
+	}
+	if err := in.need(whole); err != nil {
+		return nil, unexpected(err)
+	}
+	p := in.buf[in.start : in.start+whole]
+	in.start += whole
+	copy(h[:], p)
+	if in.headerDigest {
+		if got, want := iscsi.WireDigest(p[n:]), iscsi.UpdateDigest(0, p[:n]); got != want {
+			return nil, fmt.Errorf("%w: header digest %08x, computed %08x", ErrDigest, got, want)
+		}
+	}
+	if h.DataLen() > in.maxData {
+		return nil, protocolErrorf("data segment of %d bytes where at most %d were allowed", h.DataLen(), in.maxData)
+	}
+	return p[iscsi.BHSLen:n], nil
+}
+
+// data returns the data segment. It is valid until the next call.
+func (in *input) data(n int) ([]byte, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	whole := n + iscsi.PadLen(n)
+	if in.dataDigest {
+		whole += iscsi.DigestLen
+	}
+	if whole > len(in.buf) {
+		// Longer than the buffer: bounded by maxData, checked in next.
+		p := make([]byte, n)
+		return p, in.dataInto(p)
+	}
+	if err := in.need(whole); err != nil {
+		return nil, unexpected(err)
+	}
+	p := in.buf[in.start : in.start+whole]
+	in.start += whole
+	if in.dataDigest {
+		covered := p[:n+iscsi.PadLen(n)]
+		if err := checkData(p[len(covered):], iscsi.UpdateDigest(0, covered)); err != nil {
+			return nil, err
+		}
+	}
+	return p[:n], nil
+}
+
+// dataInto reads a data segment of len(dst) bytes into dst. On an error the
+// content of dst is unspecified.
+func (in *input) dataInto(dst []byte) error {
+	if len(dst) == 0 {
+		return nil
+	}
+	for rest := dst; len(rest) > 0; {
+		if in.end == in.start {
+			if len(rest) >= directRead {
+				m, err := in.read(rest)
+				rest = rest[m:]
+				if err != nil && len(rest) > 0 {
+					return unexpected(err)
+				}
+				continue
+			}
+			if err := in.need(1); err != nil {
+				return unexpected(err)
+			}
+		}
+		m := copy(rest, in.buf[in.start:in.end])
+		in.start += m
+		rest = rest[m:]
+	}
+	tail := iscsi.PadLen(len(dst))
+	pad := tail
+	if in.dataDigest {
+		tail += iscsi.DigestLen
+	}
+	if tail == 0 {
+		return nil
+	}
+	if err := in.need(tail); err != nil {
+		return unexpected(err)
+	}
+	p := in.buf[in.start : in.start+tail]
+	in.start += tail
+	if !in.dataDigest {
+		return nil
+	}
+	sum := iscsi.UpdateDigest(iscsi.UpdateDigest(0, dst), p[:pad])
+	return checkData(p[pad:], sum)
+}
+
+// skip reads a data segment of n bytes and forgets it.
+func (in *input) skip(n int) error {
+	_, err := in.data(n)
+	return err
+}
+
+func checkData(digest []byte, sum uint32) error {
+	if got := iscsi.WireDigest(digest); got != sum {
+		return fmt.Errorf("%w: data digest %08x, computed %08x", ErrDigest, got, sum)
+	}
+	return nil
+}
+
+// unexpected turns the end of the stream inside a PDU into what it is.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
