@@ -74,6 +74,9 @@ type Target struct {
 	OutgoingAccount string   `json:"outgoingAccount,omitempty"`
 	// PortalGroups by tag; empty means every portal of the gateway.
 	PortalGroups []int `json:"portalGroups,omitempty"`
+	// PortIDs are the relative target port identifiers (1 to 65535) of the
+	// target's ports, by portal group tag; identity.
+	PortIDs map[int]uint16 `json:"portIds,omitempty"`
 	// Params: iSCSI keys and tgt's local ones (MaxQueueCmd, nop_interval, …), as
 	// strings; what is absent has the default.
 	Params map[string]string `json:"params,omitempty"`

@@ -1,0 +1,94 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Param is one of a target's parameters: an iSCSI key (RFC 7143 §13), or a
+// setting of ours that tgt knows under the same name.
+type Param struct {
+	Name     string
+	Min, Max int      // numbers
+	Words    []string // or the words there are
+	// Fixed: the value is negotiated to Words[0] or is one of another transport;
+	// it is kept for those who ask, and changes nothing.
+	Fixed bool
+}
+
+// Params lists the parameters that a target can have.
+func Params() []Param {
+	yesNo, digest := []string{"Yes", "No"}, []string{"None", "CRC32C", "CRC32C,None", "None,CRC32C"}
+	return []Param{
+		{Name: "nop_interval", Max: 3600}, {Name: "nop_count", Max: 3600},
+		{Name: "MaxRecvDataSegmentLength", Min: 512, Max: 16777215},
+		{Name: "HeaderDigest", Words: digest}, {Name: "DataDigest", Words: digest},
+		{Name: "InitialR2T", Words: yesNo}, {Name: "MaxOutstandingR2T", Min: 1, Max: 65535},
+		{Name: "ImmediateData", Words: yesNo},
+		{Name: "FirstBurstLength", Min: 512, Max: 16777215}, {Name: "MaxBurstLength", Min: 512, Max: 16777215},
+		{Name: "DataPDUInOrder", Words: yesNo}, {Name: "DataSequenceInOrder", Words: yesNo},
+		{Name: "ErrorRecoveryLevel", Max: 2},
+		{Name: "IFMarker", Words: []string{"No"}, Fixed: true}, {Name: "OFMarker", Words: []string{"No"}, Fixed: true},
+		{Name: "DefaultTime2Wait", Max: 3600}, {Name: "DefaultTime2Retain", Max: 3600},
+		{Name: "OFMarkInt", Words: []string{"Reject"}, Fixed: true}, {Name: "IFMarkInt", Words: []string{"Reject"}, Fixed: true},
+		{Name: "MaxConnections", Min: 1, Max: 65535},
+		{Name: "RDMAExtensions", Words: yesNo, Fixed: true},
+		{Name: "TargetRecvDataSegmentLength", Min: 512, Max: 16777215, Fixed: true},
+		{Name: "InitiatorRecvDataSegmentLength", Min: 512, Max: 16777215, Fixed: true},
+		{Name: "MaxOutstandingUnexpectedPDUs", Max: 4294967295, Fixed: true},
+		{Name: "MaxXmitDataSegmentLength", Min: 512, Max: 16777215},
+		{Name: "MaxQueueCmd", Min: 1, Max: 512},
+		{Name: "RedirectAddress"}, {Name: "RedirectPort", Min: 1, Max: 65535},
+		{Name: "RedirectReason", Words: []string{"Temporary", "Permanent"}},
+	}
+}
+
+// CanonicalParam finds a parameter whatever its case and checks the value.
+// The value comes back as it is to be kept ("yes" becomes "Yes").
+func CanonicalParam(name, value string) (n, v string, err error) {
+	for _, p := range Params() {
+		if !strings.EqualFold(p.Name, name) {
+			continue
+		}
+		if p.Name == "RedirectAddress" {
+			if _, err := netip.ParseAddr(strings.Trim(value, "[]")); err != nil {
+				return "", "", fmt.Errorf("%s=%q is not an IP address", p.Name, value)
+			}
+			return p.Name, value, nil
+		}
+		if p.Words != nil {
+			i := slices.IndexFunc(p.Words, func(w string) bool { return strings.EqualFold(w, value) })
+			if i < 0 {
+				return "", "", fmt.Errorf("%s=%q is none of %s", p.Name, value, strings.Join(p.Words, ", "))
+			}
+			return p.Name, p.Words[i], nil
+		}
+		i, err := strconv.Atoi(value)
+		if err != nil || i < p.Min || i > p.Max {
+			return "", "", fmt.Errorf("%s=%q is not a number from %d to %d", p.Name, value, p.Min, p.Max)
+		}
+		return p.Name, strconv.Itoa(i), nil
+	}
+	return "", "", nil
+}
+
+func checkParams(t *Target) error {
+	out := make(map[string]string, len(t.Params))
+	for k, v := range t.Params {
+		n, v, err := CanonicalParam(k, v)
+		if err != nil {
+			return invalid(CodeInvalidValue, KindTarget, t.Name, "", "%v", err)
+		}
+		if n == "" {
+			return invalid(CodeUnknownParam, KindTarget, t.Name, "", "there is no parameter %q", k)
+		}
+		out[n] = v
+	}
+	if len(out) > 0 {
+		t.Params = out
+	}
+	return nil
+}

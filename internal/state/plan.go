@@ -1,0 +1,405 @@
+package state
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// MaxOps is the longest transaction.
+const MaxOps = 100000
+
+// Plan validates the operations against the snapshot and works out the next
+// one. It changes nothing.
+func (s *Snapshot) Plan(ops []Op) (*Plan, error) {
+	if len(ops) > MaxOps {
+		return nil, &Error{Class: Usage, Code: CodeInvalidRequest, Reason: fmt.Sprintf("a transaction has at most %d operations", MaxOps)}
+	}
+	b := s.edit()
+	done := make([]Op, 0, len(ops))
+	for i, op := range ops {
+		if err := b.apply(&op); err != nil {
+			if e := ErrorOf(err); len(ops) > 1 && e.Object == "" {
+				e.Object = fmt.Sprintf("operation %d", i+1)
+			}
+			return nil, err
+		}
+		done = append(done, op)
+	}
+	if err := b.checkReferences(); err != nil {
+		return nil, err
+	}
+	return &Plan{Old: s, New: b.Snapshot, Ops: done, Changes: b.changes()}, nil
+}
+
+func (b *builder) apply(op *Op) error {
+	switch op.Verb {
+	case Create, Update, Put, Delete:
+	default:
+		return &Error{Class: Usage, Code: CodeInvalidRequest, Reason: fmt.Sprintf("there is no verb %q", op.Verb)}
+	}
+	switch op.Kind {
+	case KindVolume:
+		return b.applyVolume(op)
+	case KindTarget:
+		return b.applyTarget(op)
+	case KindLUN, KindACL:
+		return b.applyPart(op)
+	case KindAccount:
+		return b.applyAccount(op)
+	case KindPortal:
+		return b.applyPortal(op)
+	case KindSystem:
+		if op.System == nil || op.Verb == Delete || op.Verb == Create {
+			return &Error{Class: Usage, Code: CodeInvalidRequest, Object: "system", Reason: "the system settings can only be updated"}
+		}
+		if err := checkRevision(op, "system", b.system.Revision); err != nil {
+			return err
+		}
+		b.system.Value = *op.System
+		b.touch(KindSystem, "")
+		return nil
+	}
+	return &Error{Class: Usage, Code: CodeInvalidRequest, Reason: fmt.Sprintf("there is no kind %q", op.Kind)}
+}
+
+func checkRevision(op *Op, obj string, rev uint64) error {
+	if op.IfRevision == 0 || op.IfRevision == rev {
+		return nil
+	}
+	return &Error{Class: Conflict, Code: CodeRevision, Object: obj, Hint: "read it again and repeat",
+		Reason: fmt.Sprintf("has changed meanwhile (revision %d, expected %d)", rev, op.IfRevision)}
+}
+
+// checkVerb applies the rules that all kinds share.
+func checkVerb(op *Op, exists bool, rev uint64, given bool, notFound, there string) error {
+	if op.Verb != Delete && !given {
+		return &Error{Class: Usage, Code: CodeInvalidRequest, Object: object(op.Kind, op.Name), Reason: fmt.Sprintf("%s without a %s", op.Verb, op.Kind)}
+	}
+	switch {
+	case op.Verb == Create && exists:
+		return conflict(there, op.Kind, op.Name, "", "exists already")
+	case (op.Verb == Update || op.Verb == Delete) && !exists:
+		return missing(notFound, op.Kind, op.Name, fmt.Sprintf("blockgate %s list", op.Kind))
+	}
+	return checkRevision(op, object(op.Kind, op.Name), rev)
+}
+
+func (b *builder) applyVolume(op *Op) error {
+	if op.Volume != nil {
+		op.Name = op.Volume.Name
+	}
+	old, exists := b.volumes[op.Name]
+	if err := checkVerb(op, exists, old.Revision, op.Volume != nil, CodeVolumeNotFound, CodeVolumeExists); err != nil {
+		return err
+	}
+	if op.Verb == Delete {
+		refs := slices.Clone(b.users[op.Name])
+		if len(refs) > 0 && !op.Force {
+			return conflict(CodeVolumeInUse, KindVolume, op.Name,
+				fmt.Sprintf("blockgate lun remove %s %d, or delete it with --force (initiators will see the LUN vanish)", refs[0].Target, refs[0].Number),
+				"is mapped as LUN %d of target %q%s", refs[0].Number, refs[0].Target, andMore(len(refs)-1))
+		}
+		for _, r := range refs {
+			t := b.targets[r.Target].Value
+			if i, ok := t.findLUN(r.Number); ok {
+				t.LUNs = slices.Delete(slices.Clone(t.LUNs), i, i+1)
+				b.setTarget(t)
+			}
+		}
+		b.own(KindVolume)
+		delete(b.volumes, op.Name)
+		b.touch(KindVolume, op.Name)
+		return nil
+	}
+	v := *op.Volume
+	var was *Volume
+	if exists {
+		was = &old.Value
+	}
+	if err := v.normalize(was); err != nil {
+		return err
+	}
+	b.setVolume(v)
+	return nil
+}
+
+func andMore(n int) string {
+	if n <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" and %d more", n)
+}
+
+func (b *builder) applyTarget(op *Op) error {
+	if op.Target != nil {
+		op.Name = op.Target.Name
+	}
+	old, exists := b.targets[op.Name]
+	if err := checkVerb(op, exists, old.Revision, op.Target != nil, CodeTargetNotFound, CodeTargetExists); err != nil {
+		return err
+	}
+	if op.Verb == Delete {
+		b.deleteTarget(op.Name)
+		return nil
+	}
+	t := *op.Target
+	t.LUNs = slices.Clone(t.LUNs)
+	if err := t.normalize(); err != nil {
+		return err
+	}
+	b.own(KindTarget)
+	if t.ID == 0 && exists {
+		t.ID = old.Value.ID
+	}
+	if t.ID == 0 {
+		t.ID = b.freeID()
+	}
+	if other := b.ids[t.ID]; other != "" && other != t.Name {
+		return conflict(CodeTargetIDExists, KindTarget, t.Name, "leave the id away to get a free one", "the id %d belongs to target %q", t.ID, other)
+	}
+	if exists && t.PortIDs == nil {
+		t.PortIDs = old.Value.PortIDs
+	}
+	b.setTarget(t)
+	return nil
+}
+
+// applyPart changes one LUN or access rule of a target.
+func (b *builder) applyPart(op *Op) error {
+	st, ok := b.targets[op.Name]
+	if !ok {
+		return missing(CodeTargetNotFound, KindTarget, op.Name, "blockgate target list")
+	}
+	if err := checkRevision(op, object(KindTarget, op.Name), st.Revision); err != nil {
+		return err
+	}
+	t := st.Value
+	if op.Kind == KindACL {
+		if op.ACL == nil {
+			return invalid(CodeInvalidRequest, KindTarget, op.Name, "", "%s of an access rule without the rule", op.Verb)
+		}
+		i := slices.IndexFunc(t.ACL, op.ACL.same)
+		switch {
+		case op.Verb == Create && i >= 0:
+			return conflict(CodeACLExists, KindTarget, op.Name, "", "the access rule %s is there already", op.ACL)
+		case (op.Verb == Delete || op.Verb == Update) && i < 0:
+			return &Error{Class: NotFound, Code: CodeACLNotFound, Object: object(KindTarget, op.Name),
+				Reason: fmt.Sprintf("has no access rule %s", op.ACL), Hint: "blockgate initiator list " + op.Name}
+		}
+		t.ACL = slices.Clone(t.ACL)
+		switch {
+		case op.Verb == Delete:
+			t.ACL = slices.Delete(t.ACL, i, i+1)
+		case i >= 0:
+			t.ACL[i] = *op.ACL
+		default:
+			t.ACL = append(t.ACL, *op.ACL)
+		}
+	} else {
+		if op.LUN == nil {
+			return invalid(CodeInvalidRequest, KindTarget, op.Name, "", "%s of a LUN without its number", op.Verb)
+		}
+		i, there := t.findLUN(op.LUN.Number)
+		switch {
+		case op.Verb == Create && (there || op.LUN.Number == 0 && t.ControllerLUN0):
+			return conflict(CodeLUNExists, KindTarget, op.Name, "blockgate lun list "+op.Name, "LUN %d exists already", op.LUN.Number)
+		case (op.Verb == Delete || op.Verb == Update) && !there:
+			return &Error{Class: NotFound, Code: CodeLUNNotFound, Object: object(KindTarget, op.Name),
+				Reason: fmt.Sprintf("has no LUN %d", op.LUN.Number), Hint: "blockgate lun list " + op.Name}
+		}
+		t.LUNs = slices.Clone(t.LUNs)
+		switch {
+		case op.Verb == Delete:
+			t.LUNs = slices.Delete(t.LUNs, i, i+1)
+		case there:
+			t.LUNs[i] = *op.LUN
+		default:
+			t.LUNs = slices.Insert(t.LUNs, i, *op.LUN)
+		}
+	}
+	if err := t.normalize(); err != nil {
+		return err
+	}
+	b.setTarget(t)
+	return nil
+}
+
+func (b *builder) applyAccount(op *Op) error {
+	if op.Account != nil {
+		op.Name = op.Account.User
+	}
+	old, exists := b.accounts[op.Name]
+	if err := checkVerb(op, exists, old.Revision, op.Account != nil, CodeAccountNotFound, CodeAccountExists); err != nil {
+		return err
+	}
+	if op.Verb == Delete {
+		if err := b.releaseAccount(op); err != nil {
+			return err
+		}
+		b.own(KindAccount)
+		delete(b.accounts, op.Name)
+		b.touch(KindAccount, op.Name)
+		return nil
+	}
+	a := *op.Account
+	if a.Secret == "" {
+		a.Secret = old.Value.Secret
+	}
+	if err := checkAccount(a); err != nil {
+		return err
+	}
+	b.own(KindAccount)
+	b.accounts[a.User] = Stored[Account]{Value: a, Revision: old.Revision}
+	b.touch(KindAccount, a.User)
+	return nil
+}
+
+// releaseAccount refuses to delete an account in use or, with Force, takes it
+// away wherever it is named. A target whose last account this was is set
+// offline: without one it would be open to everyone its access rules allow.
+func (b *builder) releaseAccount(op *Op) error {
+	user := op.Name
+	inUse := func(where string) error {
+		return conflict(CodeAccountInUse, KindAccount, user, "take it from there first, or delete it with --force", "is used by %s", where)
+	}
+	for name, st := range b.targets {
+		t := st.Value
+		if !slices.Contains(t.Accounts, user) && t.OutgoingAccount != user {
+			continue
+		}
+		if !op.Force {
+			return inUse(object(KindTarget, name))
+		}
+		had := len(t.Accounts)
+		t.Accounts = without(t.Accounts, user)
+		if had > 0 && len(t.Accounts) == 0 {
+			t.Offline = true
+		}
+		if t.OutgoingAccount == user {
+			t.OutgoingAccount = ""
+		}
+		b.setTarget(t)
+	}
+	sys := b.system.Value
+	if slices.Contains(sys.DiscoveryAccounts, user) || sys.DiscoveryOutgoingAccount == user {
+		if !op.Force {
+			return inUse("discovery")
+		}
+		sys.DiscoveryAccounts = without(sys.DiscoveryAccounts, user)
+		if sys.DiscoveryOutgoingAccount == user {
+			sys.DiscoveryOutgoingAccount = ""
+		}
+		b.system.Value = sys
+		b.touch(KindSystem, "")
+	}
+	return nil
+}
+
+func without(list []string, s string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(e string) bool { return e == s })
+}
+
+func (b *builder) applyPortal(op *Op) error {
+	var p Portal
+	if op.Portal != nil {
+		p = *op.Portal
+		if err := p.normalize(); err != nil {
+			return err
+		}
+		op.Name = p.Address
+	} else if addr, err := ParsePortal(op.Name); err == nil {
+		op.Name = addr
+	}
+	old, exists := b.portals[op.Name]
+	if err := checkVerb(op, exists, old.Revision, op.Portal != nil, CodePortalNotFound, CodePortalExists); err != nil {
+		return err
+	}
+	b.own(KindPortal)
+	b.touch(KindPortal, op.Name)
+	if op.Verb == Delete {
+		delete(b.portals, op.Name)
+		return nil
+	}
+	newGroup := true
+	for _, q := range b.portals {
+		newGroup = newGroup && q.Value.Group != p.Group
+	}
+	b.portals[p.Address] = Stored[Portal]{Value: p, Revision: old.Revision}
+	if newGroup && p.Group != 1 {
+		// Targets that are in every group get a port in this one.
+		for _, name := range sortedKeys(b.targets) {
+			if t := b.targets[name].Value; len(t.PortalGroups) == 0 && t.PortIDs[p.Group] == 0 {
+				b.setTarget(t)
+			}
+		}
+	}
+	return nil
+}
+
+// checkReferences makes sure that whatever the changed resources name exists.
+func (b *builder) checkReferences() error {
+	for _, c := range b.dirty {
+		switch c.Kind {
+		case KindTarget:
+			t := b.targets[c.Name].Value
+			for _, l := range t.LUNs {
+				if _, ok := b.volumes[l.Volume]; !ok {
+					e := missing(CodeVolumeNotFound, KindVolume, l.Volume, "blockgate volume list")
+					e.Reason = fmt.Sprintf("does not exist (wanted as LUN %d of target %q)", l.Number, t.Name)
+					return e
+				}
+			}
+			for _, u := range append(slices.Clone(t.Accounts), t.OutgoingAccount) {
+				if err := b.needAccount(u); err != nil {
+					return err
+				}
+			}
+			if t.OutgoingAccount != "" {
+				if err := b.checkMutual(t); err != nil {
+					return err
+				}
+			}
+		case KindSystem:
+			for _, u := range append(slices.Clone(b.system.Value.DiscoveryAccounts), b.system.Value.DiscoveryOutgoingAccount) {
+				if err := b.needAccount(u); err != nil {
+					return err
+				}
+			}
+		case KindVolume:
+			if _, ok := b.volumes[c.Name]; !ok && len(b.users[c.Name]) > 0 {
+				r := b.users[c.Name][0]
+				return conflict(CodeVolumeInUse, KindVolume, c.Name, "", "is mapped as LUN %d of target %q", r.Number, r.Target)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *builder) needAccount(user string) error {
+	if _, ok := b.accounts[user]; ok || user == "" {
+		return nil
+	}
+	return missing(CodeAccountNotFound, KindAccount, user, "blockgate account create "+user)
+}
+
+// checkMutual refuses one secret for both directions (RFC 7143 §12.1.3).
+func (b *builder) checkMutual(t Target) error {
+	out := b.accounts[t.OutgoingAccount].Value.Secret
+	for _, u := range t.Accounts {
+		if b.accounts[u].Value.Secret == out {
+			return conflict(CodeInvalidValue, KindTarget, t.Name, "give the target's own account another secret",
+				"accounts %q and %q have the same secret, which mutual CHAP forbids", u, t.OutgoingAccount)
+		}
+	}
+	return nil
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	l := make([]K, 0, len(m))
+	for k := range m {
+		l = append(l, k)
+	}
+	slices.Sort(l)
+	return l
+}
