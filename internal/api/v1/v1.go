@@ -1,0 +1,174 @@
+// Package v1 holds what travels over the API, beside the resources of package
+// state: what the resources look like while they run, sessions, counters and
+// errors. Server and client share it; it has no behaviour.
+package v1
+
+import (
+	"time"
+
+	"blockgate/internal/state"
+)
+
+// Conditions of a volume, a LUN or a portal.
+const (
+	Online  = "online"
+	Offline = "offline" // by an administrator
+	Failed  = "failed"  // Error says why
+)
+
+// Volume is a volume and what has become of it.
+type Volume struct {
+	state.Volume
+	Revision uint64       `json:"revision"`
+	Status   VolumeStatus `json:"status"`
+}
+
+// VolumeStatus is how a volume runs. Sizes are bytes.
+type VolumeStatus struct {
+	State     string         `json:"state"` // online, offline, failed
+	Error     string         `json:"error,omitempty"`
+	Engine    string         `json:"engine,omitempty"`
+	Location  string         `json:"location,omitempty"`
+	Size      int64          `json:"size"`
+	BlockSize int            `json:"blockSize"`
+	ReadOnly  bool           `json:"readOnly"`
+	Thin      bool           `json:"thin"`
+	UsedBy    []state.LUNRef `json:"usedBy,omitempty"`
+	// SWP: write protected by an initiator (control mode page).
+	SWP bool `json:"swp,omitempty"`
+	// PreventRemoval: an initiator prevents medium removal.
+	PreventRemoval bool `json:"preventRemoval,omitempty"`
+	// Busy: commands are running.
+	Busy bool `json:"busy,omitempty"`
+}
+
+// Target is a target and what has become of it.
+type Target struct {
+	state.Target
+	Revision uint64       `json:"revision"`
+	Status   TargetStatus `json:"status"`
+}
+
+// TargetStatus is how a target runs.
+type TargetStatus struct {
+	State    string `json:"state"` // online, offline
+	Sessions int    `json:"sessions"`
+	// FailedLUNs are those whose volume is failed; initiators do not see them.
+	FailedLUNs []uint64 `json:"failedLuns,omitempty"`
+}
+
+// LUN is a LUN with its volume.
+type LUN struct {
+	Number uint64 `json:"number"`
+	Volume Volume `json:"volume"`
+}
+
+// Account is a CHAP account without its secret.
+type Account struct {
+	User     string `json:"user"`
+	Revision uint64 `json:"revision"`
+}
+
+// Portal is a portal and what has become of it.
+type Portal struct {
+	state.Portal
+	Revision uint64 `json:"revision"`
+	State    string `json:"state"` // online, failed
+	Error    string `json:"error,omitempty"`
+	// Runtime: given on the daemon's command line, not kept.
+	Runtime bool `json:"runtime,omitempty"`
+	// Bound is the address listened on, with the port chosen for ":0".
+	Bound string `json:"bound,omitempty"`
+}
+
+// Session is an iSCSI session.
+type Session struct {
+	ID        uint64            `json:"id"` // unique while the daemon runs
+	TSIH      uint16            `json:"tsih"`
+	Target    string            `json:"target,omitempty"` // empty: discovery
+	TargetID  int               `json:"targetId,omitempty"`
+	Initiator string            `json:"initiator"`
+	Alias     string            `json:"alias,omitempty"`
+	ISID      string            `json:"isid"` // 12 hex digits
+	Discovery bool              `json:"discovery,omitempty"`
+	Params    map[string]string `json:"params,omitempty"` // negotiated
+	Started   time.Time         `json:"started"`
+	Conns     []Connection      `json:"connections"`
+}
+
+// Connection is one TCP connection of a session. Rx is what we received.
+type Connection struct {
+	CID        uint16 `json:"cid"`
+	Remote     string `json:"remote"`
+	Local      string `json:"local"`
+	RxBytes    uint64 `json:"rxBytes"`
+	TxBytes    uint64 `json:"txBytes"`
+	Commands   uint64 `json:"commands"`
+	Responses  uint64 `json:"responses"`
+	DataOutPDU uint64 `json:"dataOutPdus"`
+	DataInPDU  uint64 `json:"dataInPdus"`
+}
+
+// NexusStat are the counters of one LUN: of one session where the device
+// server keeps them so, of all together (Session 0) otherwise.
+type NexusStat struct {
+	Target   string `json:"target"`
+	TargetID int    `json:"targetId"`
+	LUN      uint64 `json:"lun"`
+	Session  uint64 `json:"session,omitempty"`
+
+	ReadBytes     uint64 `json:"readBytes"`
+	ReadCommands  uint64 `json:"readCommands"`
+	WriteBytes    uint64 `json:"writeBytes"`
+	WriteCommands uint64 `json:"writeCommands"`
+	Errors        uint64 `json:"errors"`
+}
+
+// System is the gateway's settings and facts.
+type System struct {
+	state.System
+	Revision uint64    `json:"revision"`
+	Version  string    `json:"version"`
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+	StateDir string    `json:"stateDir,omitempty"` // empty: nothing is kept
+	Volumes  int       `json:"volumes"`
+	Targets  int       `json:"targets"`
+	Sessions int       `json:"sessions"`
+	Failed   int       `json:"failed"` // volumes and portals that do not run
+}
+
+// Engine is a kind of backing store.
+type Engine struct {
+	Scheme string `json:"scheme"`
+}
+
+// Transaction is a list of operations that take effect all or not at all.
+type Transaction struct {
+	Ops []state.Op `json:"ops"`
+}
+
+// Result is what a transaction did.
+type Result struct {
+	Revision uint64   `json:"revision"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Resize asks for another size of a volume.
+type Resize struct {
+	// Size in bytes; 0 takes over the size the store has grown to.
+	Size int64 `json:"size"`
+}
+
+// Problem is an error as RFC 9457 has it, with the parts of state.Error.
+type Problem struct {
+	Type   string `json:"type,omitempty"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Code   string `json:"code"`
+	Class  int    `json:"class"`
+	Object string `json:"object,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	Hint   string `json:"hint,omitempty"`
+}
