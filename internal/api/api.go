@@ -1,0 +1,155 @@
+// Package api serves the daemon's HTTP API: resources as JSON, transactions,
+// and what runs. It speaks over a unix socket to its owner and root. Errors are
+// RFC 9457 problems with a stable code (see v1.Problem); the OpenAPI
+// description is at /openapi.json.
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	v1 "blockgate/internal/api/v1"
+	"blockgate/internal/state"
+)
+
+// Service is what the API shows: the daemon. Its methods are safe for
+// concurrent use; errors are *state.Error where they tell the caller something.
+type Service interface {
+	// Apply carries out a transaction.
+	Apply(ctx context.Context, ops []state.Op) (v1.Result, error)
+	Volumes(ctx context.Context) []v1.Volume
+	Volume(ctx context.Context, name string) (v1.Volume, error)
+	ResizeVolume(ctx context.Context, name string, size int64) (v1.Volume, error)
+	RetryVolume(ctx context.Context, name string) (v1.Volume, error)
+	Targets(ctx context.Context) []v1.Target
+	Target(ctx context.Context, name string) (v1.Target, error)
+	LUNs(ctx context.Context, target string) ([]v1.LUN, error)
+	Accounts(ctx context.Context) []v1.Account
+	Portals(ctx context.Context) []v1.Portal
+	Sessions(ctx context.Context, target string) []v1.Session
+	CloseSession(ctx context.Context, id uint64) error
+	CloseConnection(ctx context.Context, id uint64, cid uint16) error
+	System(ctx context.Context) v1.System
+	// Shutdown begins the orderly end and returns.
+	Shutdown(ctx context.Context) error
+	Stats(ctx context.Context, target string) []v1.NexusStat
+	Engines(ctx context.Context) []v1.Engine
+}
+
+// maxBody bounds a request in bytes: a transaction of 20,000 resources is
+// about 10 MB.
+const maxBody = 256 << 20
+
+// NewHandler makes the API's routes. version is shown in the description.
+func NewHandler(svc Service, version string) http.Handler {
+	cfg := huma.DefaultConfig("Blockgate", version)
+	cfg.CreateHooks = nil // no $schema fields in answers
+	cfg.DocsPath = ""     // the page would load scripts from elsewhere
+	cfg.Transformers = append(cfg.Transformers, problems)
+	mux := http.NewServeMux()
+	a := humago.New(mux, cfg)
+	r := routes{api: a, svc: svc}
+	r.volumes()
+	r.targets()
+	r.others()
+	return mux
+}
+
+type routes struct {
+	api huma.API
+	svc Service
+}
+
+// Shapes of requests and answers, as huma wants them.
+type (
+	none           struct{}
+	answer[T any]  struct{ Body T }
+	request[T any] struct{ Body T }
+	named          struct {
+		Name string `path:"name"`
+	}
+	ofTarget struct {
+		Target string `query:"target" doc:"only those of this target"`
+	}
+	ofSession struct {
+		ID uint64 `path:"id"`
+	}
+)
+
+func ok[T any](v T) (*answer[T], error) { return &answer[T]{Body: v}, nil }
+
+func result[T any](v T, err error) (*answer[T], error) {
+	if err != nil {
+		return nil, asProblem(err)
+	}
+	return ok(v)
+}
+
+func register[I, O any](r routes, id, method, path, summary string, h func(context.Context, *I) (*answer[O], error)) {
+	huma.Register(r.api, huma.Operation{
+		OperationID: id, Method: method, Path: path, Summary: summary, MaxBodyBytes: maxBody,
+		DefaultStatus: http.StatusOK,
+	}, h)
+}
+
+// problem is a v1.Problem that huma takes for an error.
+type problem struct{ v1.Problem }
+
+func (p *problem) Error() string { return p.Detail }
+
+// GetStatus implements huma.StatusError.
+func (p *problem) GetStatus() int { return p.Status }
+
+// ContentType implements huma.ContentTypeFilter.
+func (p *problem) ContentType(string) string { return "application/problem+json" }
+
+func asProblem(err error) error {
+	e := state.ErrorOf(err)
+	if errors.Is(err, context.Canceled) {
+		e = &state.Error{Class: state.Refused, Code: "canceled", Reason: "the request was cancelled"}
+	}
+	status := map[state.Class]int{
+		state.Usage: http.StatusBadRequest, state.NotFound: http.StatusNotFound, state.Conflict: http.StatusConflict,
+		state.Refused: http.StatusUnprocessableEntity, state.Unreachable: http.StatusServiceUnavailable,
+	}[e.Class]
+	if e.Code == state.CodeForbidden {
+		status = http.StatusForbidden
+	}
+	if status == 0 {
+		status = http.StatusInternalServerError
+	}
+	return &problem{v1.Problem{
+		Title: http.StatusText(status), Status: status, Detail: e.Error(),
+		Code: e.Code, Class: int(e.Class), Object: e.Object, Reason: e.Reason, Hint: e.Hint,
+	}}
+}
+
+// problems gives huma's own errors (a body that does not fit the description)
+// the shape of ours.
+func problems(_ huma.Context, _ string, v any) (any, error) {
+	m, is := v.(*huma.ErrorModel)
+	if !is {
+		return v, nil
+	}
+	reason := m.Detail
+	for _, d := range m.Errors {
+		reason += "; " + d.Message
+		if d.Location != "" {
+			reason += " (" + d.Location + ")"
+		}
+	}
+	class, code := state.Usage, state.CodeInvalidRequest
+	switch {
+	case m.Status == http.StatusNotFound:
+		class = state.NotFound
+	case m.Status >= 500:
+		class, code = state.Internal, state.CodeInternal
+	}
+	return &problem{v1.Problem{
+		Title: http.StatusText(m.Status), Status: m.Status, Detail: reason, Code: code, Class: int(class), Object: "request", Reason: reason,
+	}}, nil
+}
