@@ -32,6 +32,9 @@ type Config struct {
 	// Auth is the account for CHAP, nil for none; Mutual, if not nil, is the
 	// account by which the target must prove itself.
 	Auth, Mutual *iscsi.Account
+	// Algorithms for CHAP, in order of preference; iscsi.DefaultCHAPAlgorithms if
+	// nil.
+	Algorithms []iscsi.CHAPAlgorithm
 
 	// Params are offered; DefaultParams if nil. HeaderDigest and DataDigest in
 	// it are ignored in favour of the lists below, MaxXmitDataSegment is the
@@ -40,6 +43,10 @@ type Config struct {
 	// HeaderDigests and DataDigests in order of preference, of "None" and
 	// "CRC32C"; None if empty.
 	HeaderDigests, DataDigests []string
+
+	// Extra keys go into the operational stage, in place of those we would send
+	// ourselves: for tests.
+	Extra []iscsi.KV
 
 	// Connections of a session, 1 if zero. A target that allows fewer gets fewer.
 	Connections int

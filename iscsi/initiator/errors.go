@@ -32,60 +32,6 @@ func protocolErrorf(format string, a ...any) error {
 	return fmt.Errorf("%w: %s", ErrProtocol, fmt.Sprintf(format, a...))
 }
 
-// LoginError is a login that the target refused.
-type LoginError struct {
-	Target string // "" in a discovery session
-	Addr   string
-	Status iscsi.LoginStatus
-}
-
-func (e *LoginError) Error() string {
-	what := e.Target
-	if what == "" {
-		what = "discovery"
-	}
-	return fmt.Sprintf("login to %s at %s refused: %s (%02x/%02x)", what, e.Addr,
-		loginReason(e.Status), uint16(e.Status)>>8, uint16(e.Status)&0xff)
-}
-
-func loginReason(s iscsi.LoginStatus) string {
-	switch s {
-	case iscsi.LoginMovedTemporarily, iscsi.LoginMovedPermanently:
-		return "target moved"
-	case iscsi.LoginInitiatorError:
-		return "initiator error"
-	case iscsi.LoginAuthFailed:
-		return "authentication failed"
-	case iscsi.LoginForbidden:
-		return "not allowed"
-	case iscsi.LoginNotFound:
-		return "target not found"
-	case iscsi.LoginTargetRemoved:
-		return "target removed"
-	case iscsi.LoginUnsupportedVersion:
-		return "unsupported version"
-	case iscsi.LoginTooManyConnections:
-		return "too many connections"
-	case iscsi.LoginMissingParameter:
-		return "missing parameter"
-	case iscsi.LoginCantInclude:
-		return "connection cannot join the session"
-	case iscsi.LoginSessionTypeUnsupported:
-		return "session type not supported"
-	case iscsi.LoginSessionNotFound:
-		return "session does not exist"
-	case iscsi.LoginInvalidRequest:
-		return "invalid during login"
-	case iscsi.LoginTargetError:
-		return "target error"
-	case iscsi.LoginServiceUnavailable:
-		return "service unavailable"
-	case iscsi.LoginOutOfResources:
-		return "out of resources"
-	}
-	return "unknown reason"
-}
-
 // StatusError is a command that ended with a status other than GOOD or
 // CONDITION MET, or with a response other than "command completed at target".
 type StatusError struct {

@@ -27,6 +27,8 @@ type Raw struct {
 	// Params are the outcome of Login, until then the defaults of RFC 7143 §13.
 	Params iscsi.Params
 	TSIH   uint16
+	// Answers is everything the target said during Login, in order.
+	Answers []iscsi.KV
 	// CmdSN, ExpStatSN, ExpCmdSN and MaxCmdSN are those after Login; Send and
 	// Recv leave them alone.
 	CmdSN, ExpStatSN, ExpCmdSN, MaxCmdSN uint32

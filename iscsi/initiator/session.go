@@ -276,11 +276,12 @@ func (s *Session) fail(err error) {
 			s.freeSlotLocked(ctrl.itt)
 		}
 	}
+	conns := s.conns
 	s.mu.Unlock()
 	if err != ErrClosed {
 		s.log.Warn("iSCSI session ended", "target", s.cfg.TargetName, "err", err)
 	}
-	for _, c := range s.conns {
+	for _, c := range conns {
 		close(c.dead)
 		c.nc.Close()
 	}
