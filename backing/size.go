@@ -50,3 +50,28 @@ func CheckRange(off, n, size int64) error {
 	}
 	return nil
 }
+
+// SizeFromURL is the size of a store that exists only while it is open: s, as
+// ParseSize reads it, or CreateSize if s is empty. Both, and different, is
+// ErrSizeMismatch; neither, zero and less are errors.
+func SizeFromURL(s string, o OpenOptions) (int64, error) {
+	wanted := int64(0)
+	if o.Create {
+		wanted = o.CreateSize
+	}
+	size := wanted
+	if s != "" {
+		n, err := ParseSize(s)
+		if err != nil {
+			return 0, err
+		}
+		if wanted != 0 && wanted != n {
+			return 0, fmt.Errorf("%w: %d bytes asked for, but %s is %d bytes", ErrSizeMismatch, wanted, s, n)
+		}
+		size = n
+	}
+	if size <= 0 {
+		return 0, fmt.Errorf("size %q: a store needs at least one block", s)
+	}
+	return size, nil
+}
