@@ -1,0 +1,27 @@
+package ram
+
+import "golang.org/x/sys/unix"
+
+// mapMemory reserves n bytes of zeroes outside the garbage collector's heap.
+// They take memory page by page, as they are written.
+func mapMemory(n int) ([]byte, error) {
+	return unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+}
+
+func unmapMemory(mem []byte) {
+	// Fails only for a range that is not a mapping.
+	_ = unix.Munmap(mem)
+}
+
+// releasePages gives whole pages back; they read as zeroes.
+func releasePages(mem []byte) {
+	if unix.Madvise(mem, unix.MADV_DONTNEED) != nil {
+		// Locked memory cannot be given back.
+		clear(mem)
+	}
+}
+
+// releaseChunk reports whether a chunk's memory can be dropped as a whole: not
+// here, where it is a part of a mapping.
+func releaseChunk([]byte) bool { return false }

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package ram
+
+// mapMemory maps nothing: each chunk takes its memory from the heap.
+func mapMemory(int) ([]byte, error) { return nil, nil }
+
+func unmapMemory([]byte) {}
+
+// releasePages cannot give parts of a chunk back.
+func releasePages(mem []byte) { clear(mem) }
+
+// releaseChunk leaves a whole chunk to the garbage collector.
+func releaseChunk([]byte) bool { return true }
