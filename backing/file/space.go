@@ -1,0 +1,214 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"blockgate/backing"
+	"blockgate/internal/bufpool"
+)
+
+// step bounds how much one system call of a long operation does, so that the
+// end of ctx is seen between two.
+const (
+	spaceStep = 1 << 30
+	copyStep  = 16 << 20
+)
+
+// Discard punches a hole. Where the file system turns out not to be able to, the
+// range is overwritten with zeroes instead.
+func (s *Store) Discard(ctx context.Context, off, n int64) error {
+	if err := s.enter(off, n, true); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	return s.space(ctx, off, n, punchHole, &s.noPunch)
+}
+
+// WriteZeroes makes the range zero: by a hole if it may, else by allocated but
+// unwritten space where the file system has such a thing, else by writing. Note
+// that Extents reports unwritten space as a hole, as SEEK_DATA does.
+func (s *Store) WriteZeroes(ctx context.Context, off, n int64, mayUnmap bool) error {
+	if err := s.enter(off, n, true); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	if mayUnmap && s.geo.punch && !s.noPunch.Load() {
+		return s.space(ctx, off, n, punchHole, &s.noPunch)
+	}
+	return s.space(ctx, off, n, zeroRange, &s.noZeroRange)
+}
+
+// space applies one kind of fallocate to the range; what it cannot take is
+// written: unaligned ends on a block device, and everything once off is set.
+func (s *Store) space(ctx context.Context, off, n int64, do func(h handle, off, n int64) error, no latch) error {
+	if n == 0 {
+		return nil
+	}
+	if no.Load() {
+		return s.writeZeroes(ctx, off, n)
+	}
+	u := s.geo.unit
+	lo, hi := (off+u-1)/u*u, (off+n)/u*u
+	if lo >= hi {
+		return s.writeZeroes(ctx, off, n)
+	}
+	if err := s.writeZeroes(ctx, off, lo-off); err != nil {
+		return err
+	}
+	if err := s.writeZeroes(ctx, hi, off+n-hi); err != nil {
+		return err
+	}
+	unlock := s.lockEdges(lo, hi-lo)
+	defer func() { unlock() }()
+	for lo < hi {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		m := min(hi-lo, spaceStep)
+		switch err := do(s.h, lo, m); {
+		case err == nil:
+			lo += m
+		case errors.Is(err, syscall.EINTR):
+		case unsupported(err):
+			no.Store(true)
+			unlock()
+			unlock = func() {}
+			return s.writeZeroes(ctx, lo, hi-lo)
+		default:
+			return s.ioError("deallocate", lo, err)
+		}
+	}
+	return nil
+}
+
+type latch interface {
+	Load() bool
+	Store(bool)
+}
+
+func (s *Store) writeZeroes(ctx context.Context, off, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	size := min(n, maxBounce)
+	var p []byte
+	var b *bufpool.Buf
+	if s.direct != nil {
+		p, b = s.direct.buffer(size)
+	} else {
+		b = bufpool.Get(int(size))
+		p = b.B
+	}
+	defer bufpool.Put(b)
+	clear(p)
+	for n > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		m := min(n, size)
+		if err := s.put(p[:m], off, false); err != nil {
+			return err
+		}
+		off, n = off+m, n-m
+	}
+	return nil
+}
+
+// Extents reports what the file system has allocated, with its granularity.
+func (s *Store) Extents(ctx context.Context, off, n int64, fn func(backing.Extent) bool) error {
+	if err := s.enter(off, n, false); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	for end := off + n; off < end; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		data, hole, err := seekData(s.h, off, end)
+		if err != nil {
+			return s.ioError("extents of", off, err)
+		}
+		if data > off && !fn(backing.Extent{Off: off, Len: data - off}) {
+			return nil
+		}
+		if hole > data && !fn(backing.Extent{Off: data, Len: hole - data, Allocated: true}) {
+			return nil
+		}
+		off = hole
+	}
+	return nil
+}
+
+// CopyRange copies by copy_file_range, which shares blocks where the file system
+// can; ranges that overlap, and file systems that cannot, are read and written.
+func (s *Store) CopyRange(ctx context.Context, dst, src, n int64) error {
+	if err := backing.CheckRange(src, n, s.size.Load()); err != nil {
+		return err
+	}
+	if err := s.enter(dst, n, true); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	if n == 0 || dst == src {
+		return nil
+	}
+	if overlap := dst < src+n && src < dst+n; overlap || s.noCopy.Load() {
+		return s.copyThrough(ctx, dst, src, n)
+	}
+	for n > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		m, err := s.copyStep(dst, src, min(n, copyStep))
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case unsupported(err) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EXDEV):
+			s.noCopy.Store(true)
+			return s.copyThrough(ctx, dst, src, n)
+		case err != nil:
+			return s.ioError("copy", src, err)
+		case m == 0:
+			return fmt.Errorf("copy %s at %d: the file has become shorter", s.path, src)
+		}
+		dst, src, n = dst+m, src+m, n-m
+	}
+	return nil
+}
+
+func (s *Store) copyStep(dst, src, n int64) (int64, error) {
+	defer s.lockEdges(dst, n)()
+	return copyFileRange(s.h, dst, src, n)
+}
+
+// copyThrough copies by a buffer, backwards if the destination lies above the
+// source, so that nothing is overwritten before it was read.
+func (s *Store) copyThrough(ctx context.Context, dst, src, n int64) error {
+	b := bufpool.Get(int(min(n, maxBounce)))
+	defer bufpool.Put(b)
+	for done := int64(0); done < n; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		m := min(n-done, int64(len(b.B)))
+		at := done
+		if dst > src {
+			at = n - done - m
+		}
+		read := s.read
+		if s.direct != nil {
+			read = s.directRead
+		}
+		if err := read(b.B[:m], src+at); err != nil {
+			return err
+		}
+		if err := s.put(b.B[:m], dst+at, false); err != nil {
+			return err
+		}
+		done += m
+	}
+	return nil
+}
