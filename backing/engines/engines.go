@@ -1,0 +1,19 @@
+// Package engines is the set of storage engines that are built in.
+package engines
+
+import (
+	"blockgate/backing"
+	"blockgate/backing/file"
+	"blockgate/backing/null"
+	"blockgate/backing/ram"
+)
+
+// Default makes a registry with every engine of this repository. Each call
+// makes a new one, so that a program can add its own.
+func Default() *backing.Registry {
+	r := new(backing.Registry)
+	r.Register("file", file.Open)
+	r.Register("null", null.Open)
+	r.Register("ram", ram.Open)
+	return r
+}
