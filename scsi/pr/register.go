@@ -86,7 +86,7 @@ func (q *request) registerListed(next *state, ports []uint16) *sense.Sense {
 		}
 		if done[id] {
 			at += n
-			continue // named twice
+			continue // named twice; a long list of one name must cost no more than the name
 		}
 		done[id] = true
 		initiators := q.portsOf(id, known)
