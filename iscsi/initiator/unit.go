@@ -60,6 +60,10 @@ func IsSense(err error, key sense.Key) bool {
 	return errors.As(err, &e) && e.HasSense && e.Sense.Key == key
 }
 
+// IsUnitAttention reports whether the error is a UNIT ATTENTION: the command did
+// not run and can be sent again.
+func IsUnitAttention(err error) bool { return IsSense(err, sense.UnitAttention) }
+
 // in runs a command that has data-in of at most n bytes.
 func (u *Unit) in(ctx context.Context, cdb []byte, n int) ([]byte, error) {
 	c := &Command{CDB: cdb, In: make([]byte, n)}
@@ -237,8 +241,9 @@ func (s *Session) ReportLUNs(ctx context.Context) ([]uint64, error) {
 	}
 }
 
-// rw fills the CDB of a 16-byte read, write or similar.
-func rw(cdb []byte, op byte, lba uint64, nblocks uint32) []byte {
+// PutCDB16 fills the 16 bytes of a CDB that has an LBA at byte 2 and a count of
+// blocks at byte 10, as READ(16), WRITE(16) and their kin do, and returns them.
+func PutCDB16(cdb []byte, op byte, lba uint64, nblocks uint32) []byte {
 	clear(cdb)
 	cdb[0] = op
 	binary.BigEndian.PutUint64(cdb[2:], lba)
@@ -249,7 +254,7 @@ func rw(cdb []byte, op byte, lba uint64, nblocks uint32) []byte {
 // ReadBlocks reads nblocks blocks from lba into p by one READ(16). The command's
 // expected length is len(p).
 func (u *Unit) ReadBlocks(ctx context.Context, p []byte, lba uint64, nblocks uint32) error {
-	c := &Command{CDB: rw(make([]byte, 16), opRead16, lba, nblocks), In: p}
+	c := &Command{CDB: PutCDB16(make([]byte, 16), opRead16, lba, nblocks), In: p}
 	if err := u.run(ctx, c); err != nil {
 		return fmt.Errorf("READ(16) of %d blocks at %d: %w", nblocks, lba, err)
 	}
@@ -261,7 +266,7 @@ func (u *Unit) ReadBlocks(ctx context.Context, p []byte, lba uint64, nblocks uin
 
 // WriteBlocks writes p as nblocks blocks from lba by one WRITE(16).
 func (u *Unit) WriteBlocks(ctx context.Context, p []byte, lba uint64, nblocks uint32) error {
-	c := &Command{CDB: rw(make([]byte, 16), opWrite16, lba, nblocks), Out: p}
+	c := &Command{CDB: PutCDB16(make([]byte, 16), opWrite16, lba, nblocks), Out: p}
 	if err := u.run(ctx, c); err != nil {
 		return fmt.Errorf("WRITE(16) of %d blocks at %d: %w", nblocks, lba, err)
 	}
@@ -271,7 +276,7 @@ func (u *Unit) WriteBlocks(ctx context.Context, p []byte, lba uint64, nblocks ui
 // WriteSame writes one block's content to nblocks blocks by WRITE SAME(16), or,
 // with unmap, lets the unit deallocate them.
 func (u *Unit) WriteSame(ctx context.Context, block []byte, lba uint64, nblocks uint32, unmap bool) error {
-	cdb := rw(make([]byte, 16), opWriteSame16, lba, nblocks)
+	cdb := PutCDB16(make([]byte, 16), opWriteSame16, lba, nblocks)
 	if unmap {
 		cdb[1] |= 0x08
 	}
