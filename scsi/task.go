@@ -1,10 +1,10 @@
 package scsi
 
 import (
-	"context"
 	"sync/atomic"
 
 	"blockgate/internal/bufpool"
+	"blockgate/scsi/sense"
 )
 
 // Status is a SCSI status code (SAM-5 §5.3.1).
@@ -81,10 +81,8 @@ type Task struct {
 	row      *Command
 	unit     *Unit
 	itl      *itl
-	ctx      context.Context
-	cancel   context.CancelFunc
 	inBuf    *bufpool.Buf
-	senseBuf [senseMax]byte
+	senseBuf [sense.MaxLen]byte
 	state    atomic.Uint32 // taskState, see taskset.go
 	set      setEntry      // the task set's bookkeeping, see taskset.go
 }
@@ -123,7 +121,8 @@ func (t *Task) Reset() {
 	t.Nexus, t.Transport, t.CDB, t.Out, t.Sense, t.In, t.inBuf = nil, nil, nil, nil, nil, nil, nil
 	t.LUN, t.Tag, t.Attr, t.MaxIn, t.MaxOut, t.OutLen, t.InLen = 0, 0, 0, 0, 0, 0, 0
 	t.Status = Good
-	t.row, t.unit, t.itl, t.ctx, t.cancel = nil, nil, nil, nil, nil
-	t.state.Store(0)
-	t.set = setEntry{}
+	t.row, t.unit, t.itl = nil, nil, nil
+	t.state.Store(phaseNone)
+	t.set.seq, t.set.waiters = 0, nil
+	t.set.ctx.reset()
 }

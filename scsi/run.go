@@ -1,0 +1,232 @@
+package scsi
+
+import (
+	"context"
+	"errors"
+
+	"blockgate/backing"
+	"blockgate/scsi/sense"
+)
+
+// Run executes an admitted task whose data-out, if any, is in t.Out. It may run
+// the command on the caller's goroutine when that does not wait for a medium;
+// everything else goes to the unit's workers. TaskDone tells when it is done,
+// which may be before Run returns. To be called once, or else Abandon.
+func (t *Task) Run() {
+	if int64(len(t.Out)) > t.OutLen {
+		t.Out = t.Out[:t.OutLen]
+	}
+	if !t.state.CompareAndSwap(phaseAdmitted, phaseRunning) {
+		t.endAborted()
+		return
+	}
+	u := t.unit
+	// Who makes special non-zero does so before looking at our phase, and we
+	// set the phase before looking at special: one of the two sees the other.
+	if u.special.Load() != 0 && !u.start(t) {
+		return
+	}
+	if !t.row.Waits && (!t.row.Medium || u.prompt) {
+		t.row.Run(t)
+	} else if t.row.Try == nil || !t.row.Try(t) {
+		u.submit(t)
+		return
+	}
+	t.finish()
+}
+
+// Abandon ends an admitted task that will not be Run because its data-out will
+// not come: with CHECK CONDITION and s, or silently as an aborted task if s is nil.
+func (t *Task) Abandon(s *sense.Sense) {
+	if !t.state.CompareAndSwap(phaseAdmitted, phaseRunning) {
+		t.endAborted()
+		return
+	}
+	if s != nil {
+		t.Fail(*s)
+	} else {
+		t.state.Or(flagAborted)
+	}
+	t.finish()
+}
+
+// endAborted ends a task that was aborted before Run; it has left the set.
+func (t *Task) endAborted() {
+	t.setPhase(phaseDone)
+	t.deliver()
+}
+
+// start decides whether a task in phaseRunning may go on; if not it stays blocked.
+func (u *Unit) start(t *Task) bool {
+	u.mu.Lock()
+	switch {
+	case t.state.Load()&flagAborted != 0:
+		u.mu.Unlock()
+		t.finish()
+		return false
+	case u.closed:
+		u.mu.Unlock()
+		t.Fail(sense.LUNotSupported())
+		t.finish()
+		return false
+	case u.mustWaitLocked(t):
+		t.setPhase(phaseBlocked)
+		u.nblocked++
+		// Another task may have blocked on us between our two looks.
+		u.releaseLocked()
+		u.mu.Unlock()
+		return false
+	}
+	u.mu.Unlock()
+	return true
+}
+
+// submit hands a task in phaseRunning to the workers.
+func (u *Unit) submit(t *Task) {
+	u.mu.Lock()
+	if t.state.Load()&flagAborted != 0 {
+		u.mu.Unlock()
+		t.finish()
+		return
+	}
+	u.queueLocked(t)
+	u.mu.Unlock()
+}
+
+// queueLocked appends the task to the workers' queue and sees to a worker.
+func (u *Unit) queueLocked(t *Task) {
+	t.setPhase(phaseQueued)
+	t.set.qnext = nil
+	if u.qtail != nil {
+		u.qtail.set.qnext = t
+	} else {
+		u.qhead = t
+	}
+	u.qtail = t
+	if u.workers < u.maxWorkers {
+		u.workers++
+		go u.work()
+	}
+}
+
+// dropQueuedLocked takes a task out of the middle of the workers' queue.
+func (u *Unit) dropQueuedLocked(t *Task) {
+	var prev *Task
+	for q := u.qhead; q != nil; prev, q = q, q.set.qnext {
+		if q != t {
+			continue
+		}
+		if prev != nil {
+			prev.set.qnext = t.set.qnext
+		} else {
+			u.qhead = t.set.qnext
+		}
+		if u.qtail == t {
+			u.qtail = prev
+		}
+		t.set.qnext = nil
+		return
+	}
+}
+
+// work runs queued tasks until there are none.
+func (u *Unit) work() {
+	u.mu.Lock()
+	for {
+		t := u.qhead
+		if t == nil {
+			u.workers--
+			u.mu.Unlock()
+			return
+		}
+		u.qhead = t.set.qnext
+		if u.qhead == nil {
+			u.qtail = nil
+		}
+		t.set.qnext = nil
+		t.setPhase(phaseRunning)
+		u.mu.Unlock()
+		t.row.Run(t)
+		t.finish()
+		u.mu.Lock()
+	}
+}
+
+// finish takes the task out of the set, lets go those that waited for it, and
+// tells the transport. The task must not be touched afterwards.
+func (t *Task) finish() {
+	u := t.unit
+	u.mu.Lock()
+	u.unlinkLocked(t)
+	t.setPhase(phaseDone)
+	u.countLocked(t)
+	u.releaseLocked()
+	waiters := t.set.waiters
+	t.set.waiters = nil
+	u.drainedLocked()
+	u.mu.Unlock()
+	t.deliver()
+	for _, m := range waiters {
+		m.release()
+	}
+}
+
+// deliver hands the finished task to its transport.
+func (t *Task) deliver() {
+	if s := t.state.Load(); s&flagAborted != 0 {
+		t.dropIn()
+		t.Sense = nil
+		if s&flagTAS != 0 {
+			t.Status = TaskAborted
+		}
+	}
+	t.Transport.TaskDone(t)
+}
+
+// dropIn takes back data-in that must not reach the initiator.
+func (t *Task) dropIn() {
+	if t.In != nil {
+		t.In = t.In[:0]
+	}
+	t.InLen = 0
+}
+
+// Store is the unit's backing store; nil on units without a medium.
+func (t *Task) Store() backing.Store { return t.unit.store }
+
+// Fail ends the command with CHECK CONDITION and this sense data, in the format
+// that the control mode page asks for; data-in set so far is dropped. The
+// handler returns after it.
+func (t *Task) Fail(s sense.Sense) {
+	t.dropIn()
+	t.Status = CheckCondition
+	t.Sense = s.Encode(t.senseBuf[:], t.unit.flags.Load()&unitDSense != 0)
+}
+
+// FailStore ends the command with the sense data for an error of the store.
+// lba is the first block of the failed transfer, access what it did.
+func (t *Task) FailStore(err error, access Access, lba uint64) {
+	switch {
+	case t.state.Load()&flagAborted != 0, errors.Is(err, context.Canceled):
+		// Aborted tasks send no status; should the store have given up by
+		// itself the initiator may try again.
+		t.Fail(sense.New(sense.AbortedCommand, 0x00, 0x00))
+		return
+	case errors.Is(err, backing.ErrNoSpace):
+		t.Fail(sense.SpaceAllocationFailed())
+	case errors.Is(err, backing.ErrReadOnly):
+		t.Fail(sense.WriteProtected())
+	case errors.Is(err, backing.ErrOutOfRange):
+		// The store shrank below what the unit believes.
+		t.Fail(sense.LBAOutOfRange(lba))
+	case errors.Is(err, backing.ErrClosed), errors.Is(err, backing.ErrNotSupported):
+		t.Fail(sense.InternalFailure())
+	case access == AccessRead:
+		t.Fail(sense.UnrecoveredRead(lba))
+	case access == AccessWrite:
+		t.Fail(sense.WriteFault(lba))
+	default:
+		t.Fail(sense.InternalFailure())
+	}
+	t.unit.log.Warn("store failed", "unit", t.unit.name(), "command", t.row.Name, "lba", lba, "err", err)
+}

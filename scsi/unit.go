@@ -1,0 +1,363 @@
+package scsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockgate/backing"
+	"blockgate/scsi/pr"
+)
+
+// DeviceType is a peripheral device type (SPC-4 table 142).
+type DeviceType uint8
+
+// Peripheral device types of units.
+const (
+	TypeDirectAccess      DeviceType = 0x00
+	TypeMultimedia        DeviceType = 0x05
+	TypeStorageController DeviceType = 0x0c
+	TypeWellKnown         DeviceType = 0x1e
+)
+
+func (t DeviceType) bit() Types {
+	switch t {
+	case TypeDirectAccess:
+		return TypeDisk
+	case TypeMultimedia:
+		return TypeCD
+	case TypeStorageController:
+		return TypeController
+	}
+	return TypeWLUN
+}
+
+// UnitConfig says how a store looks as a logical unit. What the store can do is
+// found by asking it, and nothing here claims what it cannot.
+type UnitConfig struct {
+	Type  DeviceType
+	Store backing.Store // nil for a controller; the Unit does not close it
+	// BlockSize is the logical block length in bytes, a power of two from 512
+	// to 65536; 0 means 512. A rest of the store smaller than it is not used.
+	BlockSize int
+	// PhysicalExp is log2 of the logical blocks per physical block, 0 to 15;
+	// -1 takes the store's physical block size.
+	PhysicalExp   int
+	LowestAligned int // lowest aligned logical block, 0 to 16383
+
+	Vendor, Product, Revision string // printable ASCII, cut to 8, 16 and 4 characters
+	Serial                    string // unit serial number (VPD 80h), up to 252 characters
+	// T10ID is the whole text of the T10 vendor ID based designator (VPD 83h),
+	// beginning with the vendor; "" makes it from Vendor, Product and Serial.
+	T10ID string
+	// NAA is the unit's NAA IEEE Registered Extended identifier; the first four
+	// bits are 6. All zero means that it has none.
+	NAA [16]byte
+
+	ReadOnly, Removable, Offline bool
+	WriteCache                   bool // WCE of the caching mode page, until MODE SELECT changes it
+	Thin                         int  // logical block provisioning: -1 if the store can, 0 no, 1 as -1
+	RotationRate                 int  // VPD B1h: rpm, 1 not rotating, 0 from the store
+	OptimalGranularity           int  // blocks, 0: physical block
+	OptimalLength                int  // blocks, 0: from the store
+	DescriptorSense              bool // D_SENSE of the control mode page, until MODE SELECT changes it
+
+	Workers     int   // goroutines that may wait for the store; 0 means 64
+	MaxTransfer int64 // bytes of one command; 0 means 16 MiB
+	Logger      *slog.Logger
+	// Reservations keeps persistent reservations through a restart (APTPL); nil:
+	// the unit cannot.
+	Reservations pr.Store
+}
+
+// Flags of a unit that commands look at on their way.
+const (
+	unitOffline uint32 = 1 << iota
+	unitEjected
+	unitReadOnly
+	unitSWP    // software write protect, control mode page
+	unitDSense // descriptor sense, control mode page
+	unitTAS    // task aborted status, control mode page
+	unitTSTPerNexus
+	unitWCE // write cache enabled, caching mode page
+)
+
+// capabilities are what the store can do besides the core, found once.
+type capabilities struct {
+	discarder  backing.Discarder
+	zeroWriter backing.ZeroWriter
+	extenter   backing.Extenter
+	fua        backing.FUAWriter
+	tryReader  backing.TryReader
+	tryWriter  backing.TryWriter
+	caw        backing.CompareAndWriter
+	copyRanger backing.CopyRanger
+}
+
+// Unit is a logical unit with its device server and task set. It may be mapped at
+// several LUNs and devices. Safe for concurrent use.
+type Unit struct {
+	table         *table
+	typeBit       Types
+	absent        bool // stands for a LUN where nothing is
+	log           *slog.Logger
+	store         backing.Store
+	info          backing.Info
+	caps          capabilities
+	prompt        bool
+	blockShift    uint
+	maxTransfer   int64
+	physicalExp   int
+	lowestAligned int
+	maxWorkers    int
+	pr            *pr.Reservations
+
+	cfg      atomic.Pointer[UnitConfig]
+	flags    atomic.Uint32
+	blocks   atomic.Uint64
+	reserve6 atomic.Pointer[itl] // holder of RESERVE(6/10)
+
+	special atomic.Int32 // tasks that others must look at before they start
+
+	mu           sync.Mutex
+	head, tail   *Task // the task set, oldest first
+	ntasks       int
+	nblocked     int
+	ordering     int // ORDERED and HEAD OF QUEUE tasks in the set
+	seq          uint64
+	exclusive    []*Task
+	qhead, qtail *Task // what waits for a worker
+	workers      int
+	closed       bool
+	drained      chan struct{} // made by Close
+	itls         map[*itl]struct{}
+	mode         modePages
+	stats        UnitStats
+}
+
+// NewUnit makes a logical unit. It loads persistent reservations, if there is a
+// store for them, and fails if they cannot be had: a unit must not be served
+// without the reservations that protect it.
+func NewUnit(cfg UnitConfig) (*Unit, error) {
+	if cfg.BlockSize == 0 {
+		cfg.BlockSize = 512
+	}
+	if cfg.Workers <= 0 {
+		cfg.Workers = 64
+	}
+	if cfg.MaxTransfer <= 0 {
+		cfg.MaxTransfer = 16 << 20
+	}
+	if err := checkUnit(&cfg); err != nil {
+		return nil, fmt.Errorf("scsi: unit %s: %w", cfg.Serial, err)
+	}
+	u := &Unit{
+		table: sharedTable(), typeBit: cfg.Type.bit(), log: cfg.Logger, store: cfg.Store,
+		blockShift:  uint(bits.TrailingZeros(uint(cfg.BlockSize))),
+		maxTransfer: max(cfg.MaxTransfer, int64(cfg.BlockSize)), maxWorkers: cfg.Workers,
+		lowestAligned: cfg.LowestAligned,
+	}
+	if u.log == nil {
+		u.log = slog.New(slog.DiscardHandler)
+	}
+	if s := cfg.Store; s != nil {
+		u.attachStore(s, &cfg)
+	} else {
+		u.prompt = true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var err error
+	u.pr, err = pr.New(ctx, cfg.Reservations, pr.Topology{
+		TargetPorts: u.targetPorts, InitiatorPorts: u.initiatorPorts,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("scsi: unit %s: %w", cfg.Serial, err)
+	}
+	u.cfg.Store(&cfg)
+	u.setFlag(unitOffline, cfg.Offline)
+	u.setFlag(unitReadOnly, cfg.ReadOnly || u.info.ReadOnly)
+	u.mode = defaultModePages(u)
+	u.applyModeLocked()
+	return u, nil
+}
+
+func checkUnit(c *UnitConfig) error {
+	switch c.Type {
+	case TypeDirectAccess, TypeMultimedia:
+		if c.Store == nil {
+			return errors.New("a unit with a medium needs a store")
+		}
+	case TypeStorageController:
+		if c.Store != nil {
+			return errors.New("a controller has no medium")
+		}
+	default:
+		return fmt.Errorf("device type %#x is not offered", uint8(c.Type))
+	}
+	switch b := c.BlockSize; {
+	case b < 512 || b > 65536 || b&(b-1) != 0:
+		return fmt.Errorf("block size %d is not a power of two from 512 to 65536", b)
+	case c.PhysicalExp < -1 || c.PhysicalExp > 15:
+		return fmt.Errorf("physical block exponent %d is not in -1 to 15", c.PhysicalExp)
+	case c.LowestAligned < 0 || c.LowestAligned > 0x3fff:
+		return fmt.Errorf("lowest aligned block %d is not in 0 to 16383", c.LowestAligned)
+	case c.RotationRate < 0 || c.RotationRate > 0xfffe:
+		return fmt.Errorf("rotation rate %d is not in 0 to 65534", c.RotationRate)
+	case c.OptimalGranularity < 0 || c.OptimalGranularity > 0xffff || c.OptimalLength < 0 || int64(c.OptimalLength) > 0xffffffff:
+		return errors.New("optimal transfer sizes are out of range")
+	case len(c.Serial) > 252:
+		return errors.New("serial number is longer than 252 characters")
+	case len(c.T10ID) > 252:
+		return errors.New("T10 designator is longer than 252 characters")
+	case c.NAA != [16]byte{} && c.NAA[0]>>4 != 6:
+		return errors.New("NAA identifier does not begin with 6")
+	case c.Store != nil && c.Store.Size() < int64(b):
+		return fmt.Errorf("the store has %d bytes, less than one block", c.Store.Size())
+	}
+	return nil
+}
+
+func (u *Unit) attachStore(s backing.Store, cfg *UnitConfig) {
+	u.info = backing.InfoOf(s)
+	u.prompt = backing.IsPrompt(s)
+	u.caps = findCapabilities(s)
+	u.blocks.Store(uint64(s.Size()) >> u.blockShift)
+	u.physicalExp = cfg.PhysicalExp
+	if u.physicalExp < 0 {
+		u.physicalExp = 0
+		if p := u.info.PhysicalBlock; p > cfg.BlockSize {
+			u.physicalExp = min(bits.Len(uint(p))-1-int(u.blockShift), 15)
+		}
+	}
+}
+
+// newInternalUnit makes a unit that every device has without being told.
+func newInternalUnit(t DeviceType, log *slog.Logger) *Unit {
+	u := &Unit{table: sharedTable(), typeBit: t.bit(), log: log, prompt: true, maxWorkers: 1, maxTransfer: 1}
+	u.cfg.Store(&UnitConfig{Type: t, BlockSize: 512, Vendor: "BLKGATE", Product: "Well Known LU", Revision: "1"})
+	u.pr, _ = pr.New(context.Background(), nil, pr.Topology{}) // without a store it cannot fail
+	return u
+}
+
+func (u *Unit) name() string { return u.cfg.Load().Serial }
+
+func (u *Unit) setFlag(f uint32, on bool) {
+	if on {
+		u.flags.Or(f)
+	} else {
+		u.flags.And(^f)
+	}
+}
+
+// Blocks is the capacity in logical blocks.
+func (u *Unit) Blocks() uint64 { return u.blocks.Load() }
+
+// BlockSize is the logical block length in bytes.
+func (u *Unit) BlockSize() int { return 1 << u.blockShift }
+
+// writeCache: GOOD may come before the data is durable (WCE).
+func (u *Unit) writeCache() bool { return u.flags.Load()&unitWCE != 0 }
+
+// thin: logical block provisioning management is offered (LBPME).
+func (u *Unit) thin() bool { return u.caps.discarder != nil && u.cfg.Load().Thin != 0 }
+
+// Config is the configuration as it is now; Offline and ReadOnly follow the setters.
+func (u *Unit) Config() UnitConfig { return *u.cfg.Load() }
+
+// Update changes how the unit presents itself while it runs: the identity fields,
+// Removable, ReadOnly, Offline, Thin, RotationRate and the Optimal fields. edit
+// gets a copy; changes of other fields are ignored. It fails, and nothing
+// changes, if a value is out of range. Every nexus gets INQUIRY DATA HAS CHANGED
+// if more than Offline and ReadOnly differ.
+func (u *Unit) Update(edit func(*UnitConfig)) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	old := u.cfg.Load()
+	c := *old
+	edit(&c)
+	c.Type, c.Store, c.BlockSize, c.PhysicalExp, c.LowestAligned = old.Type, old.Store, old.BlockSize, old.PhysicalExp, old.LowestAligned
+	c.Workers, c.MaxTransfer, c.Logger, c.Reservations = old.Workers, old.MaxTransfer, old.Logger, old.Reservations
+	c.WriteCache, c.DescriptorSense = old.WriteCache, old.DescriptorSense
+	if err := checkUnit(&c); err != nil {
+		return fmt.Errorf("scsi: unit %s: %w", old.Serial, err)
+	}
+	u.storeConfigLocked(&c)
+	if c.Vendor != old.Vendor || c.Product != old.Product || c.Revision != old.Revision || c.Serial != old.Serial ||
+		c.T10ID != old.T10ID || c.NAA != old.NAA || c.Removable != old.Removable || c.Thin != old.Thin ||
+		c.RotationRate != old.RotationRate || c.OptimalGranularity != old.OptimalGranularity || c.OptimalLength != old.OptimalLength {
+		u.raiseLocked(attnInquiryData, nil)
+	}
+	return nil
+}
+
+// SetReadOnly write-protects the unit, or lifts that; a store opened read-only
+// stays protected.
+func (u *Unit) SetReadOnly(on bool) { u.set(func(c *UnitConfig) { c.ReadOnly = on }) }
+
+// SetOffline takes the unit offline: commands that need the medium get NOT READY.
+// What runs already goes on.
+func (u *Unit) SetOffline(on bool) { u.set(func(c *UnitConfig) { c.Offline = on }) }
+
+// set makes a change that cannot be refused.
+func (u *Unit) set(edit func(*UnitConfig)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c := *u.cfg.Load()
+	edit(&c)
+	u.storeConfigLocked(&c)
+}
+
+func (u *Unit) storeConfigLocked(c *UnitConfig) {
+	u.cfg.Store(c)
+	u.setFlag(unitOffline, c.Offline)
+	u.setFlag(unitReadOnly, c.ReadOnly || u.info.ReadOnly)
+}
+
+// SoftwareWriteProtected reports the SWP bit of the control mode page.
+func (u *Unit) SoftwareWriteProtected() bool { return u.flags.Load()&unitSWP != 0 }
+
+// RemovalPrevented reports whether any nexus prevents medium removal.
+func (u *Unit) RemovalPrevented() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.preventedLocked()
+}
+
+func (u *Unit) preventedLocked() bool {
+	for i := range u.itls {
+		if i.prevent {
+			return true
+		}
+	}
+	return false
+}
+
+// Resized reads the store's size again. If the capacity differs every nexus gets
+// CAPACITY DATA HAS CHANGED.
+func (u *Unit) Resized() {
+	if u.store == nil {
+		return
+	}
+	n := uint64(u.store.Size()) >> u.blockShift
+	if u.blocks.Swap(n) != n {
+		u.raise(attnCapacityChanged, nil)
+	}
+}
+
+func findCapabilities(s backing.Store) (c capabilities) {
+	c.discarder, _ = backing.As[backing.Discarder](s)
+	c.zeroWriter, _ = backing.As[backing.ZeroWriter](s)
+	c.extenter, _ = backing.As[backing.Extenter](s)
+	c.fua, _ = backing.As[backing.FUAWriter](s)
+	c.tryReader, _ = backing.As[backing.TryReader](s)
+	c.tryWriter, _ = backing.As[backing.TryWriter](s)
+	c.caw, _ = backing.As[backing.CompareAndWriter](s)
+	c.copyRanger, _ = backing.As[backing.CopyRanger](s)
+	return c
+}
