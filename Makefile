@@ -1,0 +1,53 @@
+# Blockgate. `make help` lists the targets.
+GO      ?= go
+BIN     := bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# One static binary: no C compiler, no shared library.
+export CGO_ENABLED ?= 0
+
+.PHONY: help build run test unit check race fuzz bench judge soak outside clean FORCE
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+build: $(BIN)/blockgate ## bin/blockgate, static, with its other names beside it
+
+$(BIN)/blockgate: FORCE
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/blockgate
+	@for n in tgtd tgtadm; do ln -sf blockgate $(BIN)/$$n; done
+
+DISK ?= $(BIN)/demo.img
+SIZE ?= 1G
+LISTEN ?= 127.0.0.1:3260
+run: build ## export a demo disk on loopback and print how to attach it
+	@$(BIN)/blockgate serve $(DISK) --size $(SIZE) --listen $(LISTEN)
+
+test: ## everything: packages, vet, unit tests with -race, outside judges, a Linux guest
+	@test/run.sh
+
+unit: ## unit tests alone, without -race
+	@$(GO) test ./...
+
+check: ## formatting, vet, static analysis, known vulnerabilities
+	@test/check.sh
+
+race: ## unit tests with the race detector
+	@CGO_ENABLED=1 $(GO) test -race ./...
+
+T ?= 60s
+fuzz: ## every fuzz target for T (60s) each
+	@test/fuzz.sh $(T)
+
+bench: build ## Go benchmarks of the pieces
+	@$(GO) test -run '^$$' -bench . -benchmem ./...
+
+judge: build ## the longer outside judges: every guest test, the whole SCSI and iSCSI families
+	@test/packages.sh test judge
+	@test/outside/run.sh all
+
+soak: build ## hours, if you let it: SECONDS=3600
+	@test/outside/run.sh soak
+
+clean: ## remove what was built
+	@rm -rf $(BIN)

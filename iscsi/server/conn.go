@@ -1,0 +1,415 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"blockgate/internal/bufpool"
+	"blockgate/iscsi"
+)
+
+// readSize is how much of the stream a connection takes at once, in bytes.
+const readSize = 256 << 10
+
+// conn runs one connection: the login, then the machine of full feature phase.
+//
+// One goroutine reads, runs what it read, and sends what that gave. A second one
+// sends what is finished by others while the first waits for input; it is
+// started at the first wake-up. Whoever has the right to send (see
+// iscsi.TargetConn.BeginSend) writes; the other leaves it its output.
+type conn struct {
+	srv   *Server
+	nc    net.Conn
+	raw   syscall.RawConn // nil for transports that have none
+	group uint16
+
+	loggedIn atomic.Bool
+	tc       *iscsi.TargetConn
+	wake     chan struct{} // capacity 1
+	writer   atomic.Int32  // writerNone, writerRuns, writerNever
+	done     chan struct{} // the connection ended
+	wrote    chan struct{} // the writer ended
+
+	abortOnce sync.Once
+	reason    atomic.Pointer[string]
+
+	// reader only
+	in       *bufpool.Buf
+	r, w     int // in.B[r:w] is unread
+	readable func(fd uintptr) bool
+	rn       int
+	rerr     error
+
+	bufs net.Buffers // whoever sends
+}
+
+// States of conn.writer.
+const (
+	writerNone int32 = iota
+	writerRuns
+	writerNever
+)
+
+func newConn(s *Server, nc net.Conn, group uint16) *conn {
+	c := &conn{srv: s, nc: nc, group: group, wake: make(chan struct{}, 1), done: make(chan struct{}), wrote: make(chan struct{})}
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		if s.cfg.Congestion != "-" {
+			setCongestion(tcp, s.cfg.Congestion)
+		}
+		c.raw, _ = tcp.SyscallConn()
+	}
+	return c
+}
+
+// Wake implements iscsi.Host.
+func (c *conn) Wake() {
+	if c.writer.CompareAndSwap(writerNone, writerRuns) {
+		go c.writeLoop()
+	}
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Abort implements iscsi.Host.
+func (c *conn) Abort(reason string) {
+	c.abortOnce.Do(func() {
+		c.reason.Store(&reason)
+		c.nc.Close()
+	})
+}
+
+func (c *conn) run() {
+	defer c.srv.forget(c)
+	defer c.nc.Close()
+	err := c.login()
+	c.srv.nlogins.Add(-1)
+	if err != nil {
+		if !errors.Is(err, io.EOF) || c.w > 0 {
+			c.srv.log.Warn("iscsi: login failed", "from", c.nc.RemoteAddr(), "reason", c.why(err))
+		}
+		c.freeInput()
+		return
+	}
+	s := c.tc.Session()
+	log := c.srv.log.With("session", s.ID, "cid", c.tc.CID(), "initiator", s.Peer.Name, "target", s.Target(), "from", c.nc.RemoteAddr())
+	if !s.Discovery {
+		log.Info("iscsi: logged in")
+	}
+	err = c.serve()
+	c.Abort("") // unblocks a writer
+	close(c.done)
+	if c.writer.Swap(writerNever) == writerRuns {
+		<-c.wrote
+	}
+	c.tc.Closed()
+	if s.Ended() {
+		c.srv.table.remove(s)
+	}
+	c.freeInput()
+	if !s.Discovery || c.reason.Load() != nil && *c.reason.Load() != "" && *c.reason.Load() != "logout" {
+		log.Info("iscsi: connection closed", "reason", c.why(err))
+	}
+}
+
+// why names the cause of an end: what Abort was told, or the error of the socket.
+func (c *conn) why(err error) string {
+	if r := c.reason.Load(); r != nil && *r != "" {
+		return *r
+	}
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+		return "closed by the peer"
+	case errors.Is(err, errLoginTimeout):
+		return err.Error()
+	}
+	return err.Error()
+}
+
+var errLoginTimeout = errors.New("login not finished in time")
+
+// maxLoginData bounds the data segment of a login request: the default
+// MaxRecvDataSegmentLength, which is in force until one is declared.
+const maxLoginData = 8192
+
+// login runs the login phase. On success c.tc is set, and bytes that came behind
+// the last request are in c.in.
+func (c *conn) login() error {
+	deadline := time.Now().Add(c.srv.cfg.LoginTimeout)
+	c.nc.SetDeadline(deadline)
+	defer c.nc.SetDeadline(time.Time{})
+	var session *iscsi.Session
+	l := iscsi.NewTargetLogin(iscsi.LoginConfig{
+		Directory: c.srv.cfg.Directory,
+		Peer:      iscsi.Peer{Remote: addrPort(c.nc.RemoteAddr()), Local: addrPort(c.nc.LocalAddr()), Group: c.group},
+		Admit: func(r *iscsi.LoginResult) (st iscsi.LoginStatus) {
+			session, st = c.srv.table.admit(r)
+			return st
+		},
+	})
+	// Logins are short; a small buffer keeps a flood of them cheap.
+	c.in = bufpool.Get(16 << 10)
+	for {
+		h, data, err := c.readLoginPDU()
+		if err != nil {
+			c.endIfEmpty(session)
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Timeout() {
+				return fmt.Errorf("%w (%v)", errLoginTimeout, c.srv.cfg.LoginTimeout)
+			}
+			return err
+		}
+		out, done, lerr := l.Step(h, data)
+		if done && lerr == nil {
+			// The machine must exist before the initiator can send commands.
+			c.tc, err = iscsi.NewTargetConn(iscsi.ConnConfig{
+				Session: session, Result: l.Result(), StatSN: l.NextStatSN(), Host: c, Logger: c.srv.log,
+			})
+			if err != nil {
+				return err
+			}
+			c.loggedIn.Store(true)
+		}
+		if err := c.writeLogin(out); err != nil {
+			if c.tc != nil {
+				c.tc.Closed()
+			}
+			c.endIfEmpty(session)
+			return err
+		}
+		if lerr != nil {
+			return lerr
+		}
+		if done {
+			return nil
+		}
+	}
+}
+
+// endIfEmpty ends a session that its only connection did not live to join.
+func (c *conn) endIfEmpty(s *iscsi.Session) {
+	if s != nil && len(s.Conns()) == 0 {
+		s.End("its login did not finish")
+		c.srv.table.remove(s)
+	}
+}
+
+// readLoginPDU reads one PDU of the login phase, without digests. What it
+// returns stays valid until the next call.
+func (c *conn) readLoginPDU() (*iscsi.BHS, []byte, error) {
+	need := iscsi.BHSLen
+	for {
+		if c.w-c.r >= need {
+			h := (*iscsi.BHS)(c.in.B[c.r:])
+			if h.Opcode() != iscsi.OpLoginReq {
+				return nil, nil, fmt.Errorf("PDU 0x%02x before login", byte(h.Opcode()))
+			}
+			n := h.DataLen()
+			if h.AHSLen() != 0 || n > maxLoginData {
+				return nil, nil, fmt.Errorf("login request with %d bytes of AHS and %d of data", h.AHSLen(), n)
+			}
+			need = iscsi.BHSLen + n + iscsi.PadLen(n)
+			if c.w-c.r >= need {
+				data := c.in.B[c.r+iscsi.BHSLen : c.r+iscsi.BHSLen+n]
+				c.r += need
+				return h, data, nil
+			}
+		}
+		if c.r > 0 {
+			c.w = copy(c.in.B, c.in.B[c.r:c.w])
+			c.r = 0
+		}
+		n, err := c.nc.Read(c.in.B[c.w:])
+		c.w += n
+		if err != nil && n == 0 {
+			return nil, nil, err
+		}
+	}
+}
+
+func (c *conn) writeLogin(out []iscsi.LoginPDU) error {
+	var b []byte
+	for i := range out {
+		b = append(b, out[i].BHS[:]...)
+		b = append(b, out[i].Data...)
+		b = append(b, make([]byte, iscsi.PadLen(len(out[i].Data)))...)
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	_, err := c.nc.Write(b)
+	return err
+}
+
+// serve runs full feature phase until the connection ends.
+func (c *conn) serve() error {
+	if err := c.feed(); err != nil {
+		return err
+	}
+	for {
+		if d := c.tc.Direct(); d != nil {
+			// The rest of a long data segment goes straight to where it belongs.
+			n, err := c.nc.Read(d)
+			if n > 0 {
+				c.tc.Filled(n)
+			}
+			if err != nil {
+				return err
+			}
+			if n < len(d) {
+				continue
+			}
+		} else if err := c.read(); err != nil {
+			return err
+		}
+		if err := c.feed(); err != nil {
+			return err
+		}
+	}
+}
+
+// feed gives the machine what was read, and sends what that made.
+func (c *conn) feed() error {
+	var p []byte
+	if c.in != nil {
+		p = c.in.B[c.r:c.w]
+	}
+	n, err := c.tc.Feed(p)
+	c.r += n
+	c.tc.EndFeed()
+	if err != nil {
+		c.send()
+		return err
+	}
+	if err := c.send(); err != nil {
+		return err
+	}
+	c.tc.WaitRoom()
+	return nil
+}
+
+// read waits for input and takes what there is, up to the buffer's size. While
+// it waits with nothing unread the connection holds no buffer.
+func (c *conn) read() error {
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+		if c.raw != nil {
+			return c.readIdle()
+		}
+	}
+	c.makeRoom()
+	n, err := c.nc.Read(c.in.B[c.w:])
+	c.w += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// makeRoom readies a buffer of full size with the unread bytes at its front.
+func (c *conn) makeRoom() {
+	if c.in == nil || len(c.in.B) < readSize {
+		b := bufpool.Get(readSize)
+		if c.in != nil {
+			c.w = copy(b.B, c.in.B[c.r:c.w])
+			bufpool.Put(c.in)
+		}
+		c.in, c.r = b, 0
+		return
+	}
+	if c.r > 0 {
+		c.w = copy(c.in.B, c.in.B[c.r:c.w])
+		c.r = 0
+	}
+}
+
+// readIdle reads with a buffer that is taken only when there is something to
+// read.
+func (c *conn) readIdle() error {
+	if c.readable == nil {
+		c.readable = func(fd uintptr) bool {
+			if c.in == nil || len(c.in.B) < readSize {
+				c.freeInput()
+				c.in = bufpool.Get(readSize)
+			}
+			for {
+				n, err := syscall.Read(int(fd), c.in.B)
+				if err == syscall.EINTR {
+					continue
+				}
+				if err == syscall.EAGAIN {
+					c.freeInput()
+					return false
+				}
+				c.rn, c.rerr = n, err
+				return true
+			}
+		}
+	}
+	if err := c.raw.Read(c.readable); err != nil {
+		return err
+	}
+	if c.rerr != nil {
+		return c.rerr
+	}
+	if c.rn == 0 {
+		return io.EOF
+	}
+	c.r, c.w = 0, c.rn
+	return nil
+}
+
+func (c *conn) freeInput() {
+	bufpool.Put(c.in)
+	c.in = nil
+}
+
+// send writes what is queued, unless somebody else is at it.
+func (c *conn) send() error {
+	if !c.tc.BeginSend() {
+		return nil
+	}
+	for {
+		iov := c.tc.Gather()
+		if iov == nil {
+			return nil
+		}
+		c.bufs = iov
+		if _, err := c.bufs.WriteTo(c.nc); err != nil {
+			c.tc.SendFailed()
+			return err
+		}
+	}
+}
+
+// writeLoop sends what others finish while the reader waits.
+func (c *conn) writeLoop() {
+	defer close(c.wrote)
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-c.wake:
+		}
+		if err := c.send(); err != nil {
+			c.Abort(err.Error())
+			return
+		}
+	}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

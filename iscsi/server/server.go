@@ -1,0 +1,323 @@
+// Package server puts the iSCSI target's protocol machines (package iscsi) on
+// sockets: listeners, one reader and, when needed, one writer goroutine for each
+// connection, the table of sessions, timeouts and limits.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockgate/iscsi"
+)
+
+// Defaults of Config.
+const (
+	DefaultMemory         = 1 << 30
+	DefaultLoginTimeout   = 15 * time.Second
+	DefaultStallTimeout   = 30 * time.Second
+	DefaultMaxConnections = 16384
+	DefaultMaxLogins      = 1024
+	DefaultCongestion     = "cubic"
+)
+
+// Config is what a Server needs. Zero fields take the defaults above.
+type Config struct {
+	Directory iscsi.Directory
+	Logger    *slog.Logger
+	// Memory bounds the payload held for all sessions together, in bytes. A
+	// command that would go over it is answered TASK SET FULL.
+	Memory int64
+	// LoginTimeout closes a connection whose login is not finished in time.
+	LoginTimeout time.Duration
+	// StallTimeout closes a connection whose peer takes nothing of what is sent
+	// to it for so long.
+	StallTimeout time.Duration
+	// MaxConnections and MaxLogins bound the open connections, and those of them
+	// whose login is not finished.
+	MaxConnections, MaxLogins int
+	// Congestion names the TCP congestion control of accepted connections; "-"
+	// leaves the system's. One that the kernel does not have is ignored.
+	Congestion string
+}
+
+// Server serves iSCSI on any number of listeners. Safe for concurrent use.
+type Server struct {
+	cfg    Config
+	log    *slog.Logger
+	budget *iscsi.Budget
+	table  table
+
+	nconns, nlogins atomic.Int64
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	closed    bool
+	idle      sync.Cond // a connection ended
+	tickStop  chan struct{}
+	tickOnce  sync.Once
+	lastFull  atomic.Int64 // when a refusal was logged, UnixNano
+}
+
+// ErrClosed is returned by Serve after Shutdown or Close.
+var ErrClosed = errors.New("iscsi server closed")
+
+// New makes a server; it holds no goroutine until Serve.
+func New(cfg Config) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Memory <= 0 {
+		cfg.Memory = DefaultMemory
+	}
+	if cfg.LoginTimeout <= 0 {
+		cfg.LoginTimeout = DefaultLoginTimeout
+	}
+	if cfg.StallTimeout <= 0 {
+		cfg.StallTimeout = DefaultStallTimeout
+	}
+	if cfg.MaxConnections <= 0 {
+		cfg.MaxConnections = DefaultMaxConnections
+	}
+	if cfg.MaxLogins <= 0 {
+		cfg.MaxLogins = DefaultMaxLogins
+	}
+	if cfg.Congestion == "" {
+		cfg.Congestion = DefaultCongestion
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Logger, budget: iscsi.NewBudget(cfg.Memory),
+		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
+		tickStop: make(chan struct{}),
+	}
+	s.idle.L = &s.mu
+	s.table.init(s)
+	return s
+}
+
+// Serve accepts connections for the portal group until the listener is closed,
+// by its owner, Shutdown or Close; it then returns ErrClosed, or the listener's
+// own error. Connections outlive it.
+func (s *Server) Serve(ln net.Listener, group uint16) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		ln.Close()
+		return ErrClosed
+	}
+	s.listeners[ln] = struct{}{}
+	s.mu.Unlock()
+	s.tickOnce.Do(func() { go s.tick() })
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+	}()
+	pause := time.Duration(0)
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return ErrClosed
+			}
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Timeout() || isTooManyFiles(err) {
+				// Out of file descriptors: wait for connections to go.
+				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+				s.log.Error("iscsi: accept failed, waiting", "portal", ln.Addr(), "err", err, "wait", pause)
+				select {
+				case <-time.After(pause):
+					continue
+				case <-s.tickStop:
+					return ErrClosed
+				}
+			}
+			return fmt.Errorf("portal %s: %w", ln.Addr(), err)
+		}
+		pause = 0
+		s.accept(nc, group)
+	}
+}
+
+func (s *Server) accept(nc net.Conn, group uint16) {
+	c := newConn(s, nc, group)
+	s.mu.Lock()
+	reason := ""
+	switch {
+	case s.closed:
+		reason = "the server is stopping"
+	case len(s.conns) >= s.cfg.MaxConnections:
+		reason = fmt.Sprintf("%d connections are open", len(s.conns))
+	case s.nlogins.Load() >= int64(s.cfg.MaxLogins):
+		reason = fmt.Sprintf("%d logins are not finished", s.nlogins.Load())
+	default:
+		s.conns[c] = struct{}{}
+		s.nlogins.Add(1)
+	}
+	s.mu.Unlock()
+	if reason != "" {
+		// One line a second at most: this is what a flood looks like.
+		if now, last := time.Now().UnixNano(), s.lastFull.Load(); now-last > int64(time.Second) && s.lastFull.CompareAndSwap(last, now) {
+			s.log.Warn("iscsi: connection refused", "from", nc.RemoteAddr(), "reason", reason)
+		}
+		nc.Close()
+		return
+	}
+	go c.run()
+}
+
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.idle.Broadcast()
+}
+
+// tick drives the clocks of the connections.
+func (s *Server) tick() {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.tickStop:
+			return
+		case now := <-t.C:
+			for _, tc := range s.table.conns() {
+				if tc.Stalled(now, s.cfg.StallTimeout) {
+					tc.Drop("the peer does not read what is sent to it")
+					continue
+				}
+				tc.Tick()
+			}
+		}
+	}
+}
+
+// closeListeners stops accepting; it reports whether it was the first to do so.
+func (s *Server) closeListeners() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := !s.closed
+	s.closed = true
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	if first {
+		close(s.tickStop)
+	}
+	return first
+}
+
+// Shutdown stops accepting, asks every initiator to log out, and waits until
+// the last connection is gone or ctx ends; what is left then is closed. It
+// returns ctx's error if it had to close something.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.closeListeners()
+	for _, tc := range s.table.conns() {
+		tc.RequestLogout(0)
+	}
+	s.mu.Lock()
+	for c := range s.conns {
+		if !c.loggedIn.Load() {
+			c.Abort("the server is stopping")
+		}
+	}
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { s.idle.Broadcast() })
+	defer stop()
+	s.mu.Lock()
+	for len(s.conns) > 0 && ctx.Err() == nil {
+		s.idle.Wait()
+	}
+	left := len(s.conns)
+	s.mu.Unlock()
+	if left == 0 {
+		return nil
+	}
+	s.Close()
+	return ctx.Err()
+}
+
+// Close stops accepting, closes every connection and waits until their
+// goroutines have ended. Tasks inside a store that hangs are left to it.
+func (s *Server) Close() error {
+	s.closeListeners()
+	for _, ss := range s.table.list() {
+		ss.End("the server is stopping")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.Abort("the server is stopping")
+	}
+	for len(s.conns) > 0 {
+		s.idle.Wait()
+	}
+	return nil
+}
+
+// ConnInfo describes a connection.
+type ConnInfo struct {
+	CID                                          uint16
+	Remote, Local                                netip.AddrPort
+	HeaderDigest, DataDigest                     bool
+	MaxRecvDataSegment, MaxXmitDataSegment       int // bytes
+	RxBytes, TxBytes, RxPDUs, TxPDUs             uint64
+	Commands, DataOutPDUs, DataInPDUs, Responses uint64
+}
+
+// SessionInfo describes a session in full feature phase.
+type SessionInfo struct {
+	ID               uint64 // never reused while the server lives
+	TSIH             uint16
+	Target           string // empty for discovery
+	Initiator, Alias string
+	User             string // CHAP name it logged in with, if any
+	ISID             [6]byte
+	Discovery        bool
+	Params           iscsi.Params
+	Started          time.Time
+	Conns            []ConnInfo // by CID
+}
+
+// Sessions lists the sessions, oldest first.
+func (s *Server) Sessions() []SessionInfo { return s.table.info() }
+
+// CloseConnection closes one connection of a session.
+func (s *Server) CloseConnection(id uint64, cid uint16) error {
+	for _, ss := range s.table.list() {
+		if ss.ID != id {
+			continue
+		}
+		for _, tc := range ss.Conns() {
+			if tc.CID() == cid {
+				tc.Drop("closed by the administrator")
+				return nil
+			}
+		}
+		return fmt.Errorf("session %d has no connection %d", id, cid)
+	}
+	return fmt.Errorf("no session %d", id)
+}
+
+// CloseSessions ends every session of a target and returns how many there were.
+func (s *Server) CloseSessions(target string) int {
+	n := 0
+	for _, ss := range s.table.list() {
+		if !ss.Discovery && ss.Target() == target {
+			ss.End("the target was closed by the administrator")
+			n++
+		}
+	}
+	return n
+}
+
+// MemoryUsed is the payload memory reserved now, in bytes.
+func (s *Server) MemoryUsed() int64 { return s.budget.Used() }

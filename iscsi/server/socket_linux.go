@@ -1,0 +1,27 @@
+package server
+
+import (
+	"errors"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// setCongestion chooses the congestion control of a connection. Some kernels
+// default to one that paces loopback and local networks with timers (bbr),
+// which costs more than half of the bandwidth there. A name that the kernel does
+// not offer leaves its default.
+func setCongestion(c *net.TCPConn, name string) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+	})
+}
+
+func isTooManyFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}

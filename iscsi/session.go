@@ -1,0 +1,307 @@
+package iscsi
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockgate/scsi"
+)
+
+// SessionConfig is what a Session is made of, decided at its first login.
+type SessionConfig struct {
+	ID     uint64 // unique for the life of the server, never reused
+	TSIH   uint16
+	Result *LoginResult
+	// Nexus is the I_T nexus; nil makes a discovery session.
+	Nexus  *scsi.Nexus
+	Budget *Budget
+	Logger *slog.Logger
+	// Directory answers SendTargets.
+	Directory Directory
+	// Reset is called after a TARGET COLD RESET has been answered: every session
+	// of the target ends.
+	Reset func(target string)
+}
+
+// Session is the target's side of an iSCSI session: the command numbering that
+// its connections share (RFC 7143 §4.2.2) and the nexus their commands run on.
+// Safe for concurrent use.
+type Session struct {
+	ID        uint64
+	TSIH      uint16
+	Peer      Peer
+	Discovery bool
+	Access    *Access // nil for discovery
+	Started   time.Time
+	User      string
+
+	nexus  *scsi.Nexus
+	budget *Budget
+	log    *slog.Logger
+	dir    Directory
+	reset  func(string)
+
+	// params are the session-wide values; a connection has its own digests and
+	// segment lengths.
+	params Params
+	window uint32 // commands that may be outstanding
+
+	expCmdSN atomic.Uint32
+	inflight atomic.Int32 // numbered commands received and not yet answered
+
+	// order makes numbering a command and giving it to the device server one
+	// step, so that several connections keep the initiator's order. Taken before
+	// mu and before any TargetConn.mu; never held while a command runs.
+	order sync.Mutex
+
+	mu    sync.Mutex
+	conns map[uint16]*TargetConn
+	nheld atomic.Int32
+	held  map[uint32]*heldPDU // received out of order, by CmdSN (several connections)
+	skip  map[uint32]struct{} // CmdSNs that an ABORT TASK overtook (RFC 7143 §11.5.1)
+	ended bool
+}
+
+// heldPDU waits for the commands before it.
+type heldPDU struct {
+	conn *TargetConn
+	bhs  BHS
+	ahs  []byte
+	data []byte
+}
+
+// NewSession makes a session; connections join by NewTargetConn.
+func NewSession(cfg SessionConfig) *Session {
+	r := cfg.Result
+	s := &Session{
+		ID: cfg.ID, TSIH: cfg.TSIH, Peer: r.Peer, Discovery: r.Discovery, Access: r.Access,
+		Started: time.Now(), User: r.User, nexus: cfg.Nexus, budget: cfg.Budget, log: cfg.Logger,
+		dir: cfg.Directory, reset: cfg.Reset, params: r.Params, window: 16,
+		conns: make(map[uint16]*TargetConn),
+	}
+	if r.Access != nil && r.Access.Offer.MaxQueue > 0 {
+		s.window = uint32(r.Access.Offer.MaxQueue)
+	}
+	s.expCmdSN.Store(r.CmdSN)
+	return s
+}
+
+// Target is the target's name, empty for a discovery session.
+func (s *Session) Target() string {
+	if s.Access == nil {
+		return ""
+	}
+	return s.Access.Target
+}
+
+// Params are the session-wide negotiated values.
+func (s *Session) Params() Params { return s.params }
+
+// Conns lists the connections, in no order.
+func (s *Session) Conns() []*TargetConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := make([]*TargetConn, 0, len(s.conns))
+	for _, c := range s.conns {
+		l = append(l, c)
+	}
+	return l
+}
+
+// Ended reports that the session's last connection has gone or that End was called.
+func (s *Session) Ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// maxCmdSN is the last number the initiator may use: it moves only when a
+// command is answered, so it never goes back (RFC 7143 §4.2.2.1).
+func (s *Session) maxCmdSN() uint32 {
+	free := int32(s.window) - s.inflight.Load()
+	return s.expCmdSN.Load() + uint32(max(free, 0)) - 1
+}
+
+// NextCmdSNs gives ExpCmdSN and MaxCmdSN for a header.
+func (s *Session) NextCmdSNs() (exp, maxSN uint32) {
+	// inflight is read before expCmdSN moves on another connection can at worst
+	// announce less than there is, never more.
+	m := s.maxCmdSN()
+	return s.expCmdSN.Load(), m
+}
+
+// verdict of sequence.
+type verdict uint8
+
+const (
+	deliver verdict = iota
+	hold
+	drop
+)
+
+// sequence decides what to do with a numbered PDU (RFC 7143 §4.2.2.1). On
+// deliver the number counts as received; for an immediate PDU nothing moves.
+// Caller holds s.order.
+func (s *Session) sequence(h *BHS) verdict {
+	if h.Immediate() {
+		return deliver
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn, exp := h.CmdSN(), s.expCmdSN.Load()
+	switch {
+	case sn == exp:
+		s.inflight.Add(1)
+		s.advance()
+		return deliver
+	case SNLess(sn, exp) || SNLess(s.maxCmdSN(), sn):
+		return drop
+	}
+	if _, dup := s.held[sn]; dup {
+		return drop
+	}
+	return hold
+}
+
+// advance moves ExpCmdSN by one and over numbers that an abort consumed. Caller
+// holds s.mu.
+func (s *Session) advance() {
+	next := s.expCmdSN.Load() + 1
+	for len(s.skip) > 0 {
+		if _, ok := s.skip[next]; !ok {
+			break
+		}
+		delete(s.skip, next)
+		next++
+	}
+	s.expCmdSN.Store(next)
+}
+
+// keep stores a PDU that came too early; its data is copied.
+func (s *Session) keep(c *TargetConn, h *BHS, ahs, data []byte) {
+	p := &heldPDU{conn: c, bhs: *h, ahs: append([]byte(nil), ahs...), data: append([]byte(nil), data...)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil {
+		s.held = make(map[uint32]*heldPDU)
+	}
+	s.held[h.CmdSN()] = p
+	s.nheld.Add(1)
+}
+
+// release runs held PDUs whose turn has come. It is called without locks after
+// every delivery.
+func (s *Session) release() {
+	for s.nheld.Load() > 0 {
+		s.order.Lock()
+		s.mu.Lock()
+		p := s.takeHeld(s.expCmdSN.Load())
+		if p == nil {
+			s.mu.Unlock()
+			s.order.Unlock()
+			return
+		}
+		s.inflight.Add(1)
+		s.advance()
+		s.mu.Unlock()
+		p.conn.runHeld(p)
+	}
+}
+
+// takeHeld removes a held PDU, nil if there is none. Caller holds s.mu.
+func (s *Session) takeHeld(sn uint32) *heldPDU {
+	p, ok := s.held[sn]
+	if ok {
+		delete(s.held, sn)
+		s.nheld.Add(-1)
+	}
+	return p
+}
+
+// overtake handles an ABORT TASK whose task has not arrived: when its CmdSN is
+// inside the window it counts as received and the command, should it still
+// come, is ignored. It reports whether that was so.
+func (s *Session) overtake(refCmdSN uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	exp := s.expCmdSN.Load()
+	if SNLess(refCmdSN, exp) || SNLess(s.maxCmdSN(), refCmdSN) {
+		return false
+	}
+	s.takeHeld(refCmdSN)
+	if refCmdSN == exp {
+		s.advance()
+		return true
+	}
+	if s.skip == nil {
+		s.skip = make(map[uint32]struct{})
+	}
+	s.skip[refCmdSN] = struct{}{}
+	return true
+}
+
+// answered gives a numbered command's place in the window back.
+func (s *Session) answered() { s.inflight.Add(-1) }
+
+// join adds a connection; the one it replaces, if any, is returned and must be
+// closed (connection reinstatement, RFC 7143 §6.3.4).
+func (s *Session) join(c *TargetConn) (old *TargetConn, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil, false
+	}
+	old = s.conns[c.cid]
+	s.conns[c.cid] = c
+	return old, true
+}
+
+// leave removes a connection. The last one ends the session.
+func (s *Session) leave(c *TargetConn) (last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns[c.cid] == c {
+		delete(s.conns, c.cid)
+	}
+	for sn, p := range s.held {
+		if p.conn == c {
+			s.takeHeld(sn)
+		}
+	}
+	if len(s.conns) == 0 && !s.ended {
+		s.ended = true
+		return true
+	}
+	return false
+}
+
+// End closes every connection and the nexus. reason goes to the log.
+func (s *Session) End(reason string) {
+	s.mu.Lock()
+	first := !s.ended
+	s.ended = true
+	s.held = nil
+	s.nheld.Store(0)
+	s.mu.Unlock()
+	for _, c := range s.Conns() {
+		c.Drop(reason)
+	}
+	if first {
+		s.detach()
+	}
+}
+
+func (s *Session) detach() {
+	if s.nexus != nil {
+		s.nexus.Detach(nil)
+	}
+}
+
+// connection finds another connection of the session by CID.
+func (s *Session) connection(cid uint16) *TargetConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns[cid]
+}

@@ -1,0 +1,418 @@
+package iscsi
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockgate/internal/bufpool"
+)
+
+// directMin is the data segment length from which a PDU's data is received
+// straight into the buffer it is meant for, in bytes. Shorter segments are
+// cheaper to copy than to ask the socket for separately.
+const directMin = 16 << 10
+
+// maxQueued bounds the replies that wait for a peer that does not read, in
+// items. Beyond it Feed's caller must wait for room (see Blocked).
+const maxQueued = 4096
+
+// Host is what runs a TargetConn: a socket, or a test.
+type Host interface {
+	// Wake says that output was queued from outside Feed. It must not block.
+	Wake()
+	// Abort closes the transport; Feed's caller then calls Closed. It must not
+	// block and may be called more than once.
+	Abort(reason string)
+}
+
+// TargetConn is the target's end of one connection in full feature phase
+// (RFC 7143 §4.3, §11), without a socket: received bytes go into Feed (or the
+// buffer that Direct asks for), bytes to send come out of Gather.
+//
+// Feed, Direct, Filled and Closed belong to one goroutine, the reader. Gather
+// belongs to whoever holds the right to send (see BeginSend). Everything else is
+// safe for concurrent use.
+type TargetConn struct {
+	sess   *Session
+	cid    uint16
+	peer   Peer
+	params Params
+	host   Host
+	log    *slog.Logger
+	// maxXmit is MaxXmitDataSegment, which the peer may change at any time.
+	maxXmit atomic.Int64
+
+	rx rx // reader only
+
+	mu      sync.Mutex
+	tasks   map[uint32]*command // by Initiator Task Tag, while the initiator may refer to them
+	free    *command
+	nfree   int
+	outq    []outItem
+	feeding bool // the reader will send before it waits
+	sending bool // somebody is between BeginSend and the end of Gather
+	closed  bool
+	room    sync.Cond
+	nextTTT uint32
+	text    textExchange
+
+	logoutSent bool // no more PDUs after the Logout Response
+	pings      pings
+
+	tx tx // whoever holds the right to send
+
+	// Counters, for statistics.
+	RxBytes, TxBytes, RxPDUs, TxPDUs             atomic.Uint64
+	Commands, DataOutPDUs, DataInPDUs, Responses atomic.Uint64
+}
+
+// rx is where the reader stands in the byte stream.
+type rx struct {
+	state    rxState
+	bhs      BHS
+	ahs      [MaxAHSLen]byte
+	ahsLen   int
+	dst      []byte // where the data segment goes; nil: it is thrown away
+	got, len int    // bytes of the data segment
+	tail     [8]byte
+	tailGot  int
+	stage    *bufpool.Buf // holds dst when no command's buffer does
+	cmd      *command     // dst is this command's data-out
+}
+
+type rxState uint8
+
+const (
+	rxHeader rxState = iota
+	rxBody           // a long data segment
+	rxTail           // its padding and digest
+)
+
+// ConnConfig is what a connection is made of.
+type ConnConfig struct {
+	Session *Session
+	Result  *LoginResult
+	// StatSN is the next status number, as the login left it.
+	StatSN uint32
+	Host   Host
+	Logger *slog.Logger
+}
+
+// NewTargetConn makes the machine and joins it to its session. The connection
+// it replaces (same CID), if any, is dropped. It fails when the session ended
+// meanwhile.
+func NewTargetConn(cfg ConnConfig) (*TargetConn, error) {
+	c := &TargetConn{
+		sess: cfg.Session, cid: cfg.Result.CID, peer: cfg.Result.Peer, params: cfg.Result.Params,
+		host: cfg.Host, log: cfg.Logger, tasks: make(map[uint32]*command),
+	}
+	c.room.L = &c.mu
+	c.maxXmit.Store(int64(c.params.MaxXmitDataSegment))
+	c.tx.statSN = cfg.StatSN
+	old, ok := c.sess.join(c)
+	if !ok {
+		return nil, fmt.Errorf("session %d ended during login", c.sess.ID)
+	}
+	if old != nil {
+		old.Drop("the initiator logged in again on this connection id")
+	}
+	return c, nil
+}
+
+// CID, Peer, Params and Session describe the connection.
+func (c *TargetConn) CID() uint16       { return c.cid }
+func (c *TargetConn) Peer() Peer        { return c.peer }
+func (c *TargetConn) Session() *Session { return c.sess }
+func (c *TargetConn) Params() Params    { return c.params }
+
+// ProtocolError is a fault of the peer that ends the connection.
+type ProtocolError struct{ Reason string }
+
+func (e *ProtocolError) Error() string { return "protocol error: " + e.Reason }
+
+func protocolErrorf(format string, a ...any) error {
+	return &ProtocolError{fmt.Sprintf(format, a...)}
+}
+
+// Feed consumes what it can of p and returns how many bytes that was; the rest
+// must be offered again, with more behind it. It runs every complete command in
+// p as far as it goes without waiting. A non-nil error ends the connection.
+//
+// A return of 0 without error means that p holds only part of a PDU: offer at
+// least MinFeed bytes.
+func (c *TargetConn) Feed(p []byte) (n int, err error) {
+	c.mu.Lock()
+	c.feeding = true
+	c.mu.Unlock()
+	for err == nil {
+		m, more, e := c.step(p[n:])
+		n, err = n+m, e
+		if !more {
+			break
+		}
+	}
+	c.RxBytes.Add(uint64(n))
+	return n, err
+}
+
+// MinFeed is the size of the largest piece that Feed wants to see at once, in
+// bytes.
+const MinFeed = BHSLen + MaxAHSLen + 4 + directMin + 3 + 4
+
+// Direct returns the buffer that the next bytes of the stream belong into, or
+// nil when they should go through Feed. After reading n bytes into it, call
+// Filled(n).
+func (c *TargetConn) Direct() []byte {
+	if c.rx.state != rxBody || c.rx.dst == nil {
+		return nil
+	}
+	return c.rx.dst[c.rx.got:c.rx.len]
+}
+
+// Filled tells that n bytes were put at the front of Direct's buffer.
+func (c *TargetConn) Filled(n int) {
+	c.RxBytes.Add(uint64(n))
+	c.rx.got += n
+	if c.rx.got == c.rx.len {
+		c.rx.state, c.rx.tailGot = rxTail, 0
+	}
+}
+
+func (c *TargetConn) tailLen() int {
+	n := PadLen(c.rx.len)
+	if c.params.DataDigest && c.rx.len > 0 {
+		n += 4
+	}
+	return n
+}
+
+// step takes one PDU, or one part of a long one. more is false when p holds too
+// little to go on.
+func (c *TargetConn) step(p []byte) (n int, more bool, err error) {
+	r := &c.rx
+	switch r.state {
+	case rxBody:
+		n = min(len(p), r.len-r.got)
+		if r.dst != nil {
+			copy(r.dst[r.got:], p[:n])
+		}
+		r.got += n
+		if r.got < r.len {
+			return n, false, nil
+		}
+		r.state, r.tailGot = rxTail, 0
+		return n, true, nil
+	case rxTail:
+		n = min(len(p), c.tailLen()-r.tailGot)
+		copy(r.tail[r.tailGot:], p[:n])
+		r.tailGot += n
+		if r.tailGot < c.tailLen() {
+			return n, false, nil
+		}
+		r.state = rxHeader
+		return n, true, c.endLong()
+	}
+	n, err = c.header(p)
+	return n, n > 0, err
+}
+
+// header takes one PDU whose data segment is short, or the front of a long one.
+// It takes nothing when p does not hold that much.
+func (c *TargetConn) header(p []byte) (int, error) {
+	if len(p) < BHSLen {
+		return 0, nil
+	}
+	r := &c.rx
+	h := (*BHS)(p)
+	ahsLen, dataLen := h.AHSLen(), h.DataLen()
+	n := BHSLen + ahsLen
+	if c.params.HeaderDigest {
+		n += 4
+	}
+	if len(p) < n {
+		return 0, nil
+	}
+	if c.params.HeaderDigest && !digestOK(p[:BHSLen+ahsLen], nil, p[n-4:n]) {
+		// The lengths cannot be trusted, so neither can the stream (RFC 7143
+		// §7.7); at recovery level 0 the connection ends.
+		return 0, protocolErrorf("header digest error")
+	}
+	if dataLen > c.params.MaxRecvDataSegment {
+		return 0, protocolErrorf("data segment of %d bytes, more than MaxRecvDataSegmentLength=%d",
+			dataLen, c.params.MaxRecvDataSegment)
+	}
+	r.bhs, r.len, r.got = *h, dataLen, 0
+	r.ahsLen = copy(r.ahs[:], p[BHSLen:BHSLen+ahsLen])
+	if dataLen >= directMin {
+		c.RxPDUs.Add(1)
+		r.state = rxBody
+		return n, c.beginLong()
+	}
+	end, bad := n, false
+	if dataLen > 0 {
+		padded := n + dataLen + PadLen(dataLen)
+		end = padded
+		if c.params.DataDigest {
+			end += 4
+		}
+		if len(p) < end {
+			return 0, nil
+		}
+		bad = c.params.DataDigest && !digestOK(p[n:padded], nil, p[padded:end])
+	}
+	c.RxPDUs.Add(1)
+	return end, c.pdu(&r.bhs, r.ahs[:r.ahsLen], p[n:n+dataLen], nil, bad)
+}
+
+// digestOK compares the digest of two parts with its wire form.
+func digestOK(a, b, wire []byte) bool {
+	return Digest(a, b) == WireDigest(wire)
+}
+
+// beginLong decides where a long data segment goes.
+func (c *TargetConn) beginLong() error {
+	r := &c.rx
+	r.dst, r.stage, r.cmd = nil, nil, nil
+	if r.bhs.Opcode() == OpDataOut {
+		r.cmd, r.dst = c.dataOutTarget(&r.bhs)
+		return nil
+	}
+	// Other PDUs are acted on when they are complete. A write command's buffer is
+	// taken at its full length now, so that its immediate data is in place.
+	size := r.len
+	if r.bhs.Opcode() == OpSCSICmd && r.bhs.Flags()&FlagWrite != 0 {
+		size = max(size, int(min(r.bhs.EDTL(), maxStage)))
+	}
+	if !c.sess.budget.take(int64(size)) {
+		return nil // thrown away; endLong answers for it
+	}
+	r.stage = bufpool.Get(size)
+	r.dst = r.stage.B[:r.len]
+	return nil
+}
+
+// maxStage bounds what one command may hold before it has been looked at.
+const maxStage = 16 << 20
+
+// endLong runs when a long data segment, its padding and digest have arrived.
+func (c *TargetConn) endLong() error {
+	r := &c.rx
+	dst, stage, cmd := r.dst, r.stage, r.cmd
+	r.dst, r.stage, r.cmd = nil, nil, nil
+	bad := false
+	if c.params.DataDigest && dst != nil {
+		pad := PadLen(r.len)
+		bad = !digestOK(dst[:r.len], r.tail[:pad], r.tail[pad:pad+4])
+	}
+	if r.bhs.Opcode() == OpDataOut {
+		if cmd != nil { // otherwise its task is gone
+			c.dataOutDone(cmd, &r.bhs, bad)
+		}
+		return nil
+	}
+	if stage == nil {
+		return c.pduWithoutMemory(&r.bhs)
+	}
+	return c.pdu(&r.bhs, r.ahs[:r.ahsLen], dst, stage, bad)
+}
+
+// putStage gives a staging buffer and its share of the budget back.
+func (c *TargetConn) putStage(b *bufpool.Buf) {
+	if b != nil {
+		c.sess.budget.give(int64(len(b.B)))
+		bufpool.Put(b)
+	}
+}
+
+// Closed tells the machine that the transport is gone. Its tasks are aborted;
+// the last connection ends the session. The reader calls it once, at its end.
+func (c *TargetConn) Closed() {
+	c.mu.Lock()
+	c.closed = true
+	cmds := make([]*command, 0, len(c.tasks))
+	for _, cmd := range c.tasks {
+		cmds = append(cmds, cmd)
+	}
+	c.room.Broadcast()
+	c.mu.Unlock()
+	c.putStage(c.rx.stage)
+	if c.rx.cmd != nil {
+		c.unpin(c.rx.cmd)
+	}
+	c.rx = rx{}
+	last := c.sess.leave(c)
+	if last {
+		c.sess.detach()
+	}
+	for _, cmd := range cmds {
+		c.abandon(cmd, last)
+	}
+	c.mu.Lock()
+	q := c.outq
+	c.outq = nil
+	c.mu.Unlock()
+	for i := range q {
+		c.discard(&q[i])
+	}
+	c.discardUnsent()
+}
+
+// Drop closes the connection from our side. The reason goes to the log.
+func (c *TargetConn) Drop(reason string) { c.host.Abort(reason) }
+
+// pings is the NOP-In state (RFC 7143 §11.19), guarded by TargetConn.mu.
+type pings struct {
+	idle       int // seconds since the last byte came
+	unanswered int
+	lastRx     uint64
+}
+
+// Tick advances the connection's clock by one second: it pings a silent peer and
+// drops one that does not answer.
+func (c *TargetConn) Tick() {
+	interval, count := 0, 0
+	if a := c.sess.Access; a != nil {
+		interval, count = a.Offer.NopInterval, a.Offer.NopCount
+	} else {
+		d := DefaultOffer()
+		interval, count = d.NopInterval, d.NopCount
+	}
+	if interval <= 0 {
+		return
+	}
+	c.mu.Lock()
+	if rx := c.RxBytes.Load(); rx != c.pings.lastRx {
+		c.pings = pings{lastRx: rx}
+		c.mu.Unlock()
+		return
+	}
+	c.pings.idle++
+	if c.pings.idle < interval || c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.pings.idle = 0
+	if count > 0 && c.pings.unanswered >= count {
+		c.mu.Unlock()
+		c.Drop(fmt.Sprintf("no answer to %d NOP-In pings", count))
+		return
+	}
+	c.pings.unanswered++
+	c.mu.Unlock()
+	c.queue(outItem{kind: outPing})
+}
+
+// since reports how long the connection has been sending one batch; see tx.
+func (c *TargetConn) since(now time.Time) time.Duration {
+	t := c.tx.started.Load()
+	if t == 0 {
+		return 0
+	}
+	return now.Sub(time.Unix(0, t))
+}
+
+// Stalled reports that the peer has not taken what was sent to it for d.
+func (c *TargetConn) Stalled(now time.Time, d time.Duration) bool { return c.since(now) > d }

@@ -1,0 +1,287 @@
+package iscsi
+
+import (
+	"fmt"
+
+	"blockgate/internal/bufpool"
+	"blockgate/scsi"
+)
+
+// RejectReason is the reason of a Reject PDU (RFC 7143 §11.17.1).
+type RejectReason byte
+
+// Reject reasons.
+const (
+	RejectDataDigest       RejectReason = 0x02
+	RejectSNACK            RejectReason = 0x03
+	RejectProtocolError    RejectReason = 0x04
+	RejectNotSupported     RejectReason = 0x05
+	RejectTooManyImmediate RejectReason = 0x06
+	RejectTaskInProgress   RejectReason = 0x07
+	RejectInvalidDataACK   RejectReason = 0x08
+	RejectInvalidPDUField  RejectReason = 0x09
+	RejectOutOfResources   RejectReason = 0x0a
+	RejectNegotiationReset RejectReason = 0x0b
+)
+
+// pdu acts on a complete PDU from the initiator. data is its data segment;
+// stage, if not nil, is the budgeted buffer that data lies in and is consumed.
+func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest bool) error {
+	op := h.Opcode()
+	if op == OpDataOut {
+		cmd, dst := c.dataOutTarget(h)
+		if cmd != nil {
+			copy(dst, data)
+			c.dataOutDone(cmd, h, badDigest)
+		}
+		return nil
+	}
+	if badDigest {
+		// The PDU is discarded; its number stays unused, so that a session at
+		// recovery level 0 ends by the initiator's hand (RFC 7143 §7.8).
+		c.putStage(stage)
+		c.reject(h, RejectDataDigest)
+		return nil
+	}
+	switch op {
+	case OpSCSICmd, OpTaskReq, OpTextReq, OpLogoutReq, OpNopOut:
+	case OpSNACK:
+		c.putStage(stage)
+		c.reject(h, RejectSNACK)
+		return nil
+	case OpLoginReq:
+		c.putStage(stage)
+		return protocolErrorf("login request in full feature phase")
+	default:
+		c.putStage(stage)
+		c.reject(h, RejectNotSupported)
+		return nil
+	}
+	if op == OpNopOut && h.ITT() == ReservedTag && !h.Immediate() {
+		c.putStage(stage)
+		c.reject(h, RejectProtocolError)
+		return nil
+	}
+	c.sess.order.Lock()
+	switch c.sess.sequence(h) {
+	case drop:
+		c.sess.order.Unlock()
+		c.putStage(stage)
+		return nil
+	case hold:
+		c.sess.keep(c, h, ahs, data)
+		c.sess.order.Unlock()
+		c.putStage(stage)
+		return nil
+	}
+	err := c.ordered(h, ahs, data, stage)
+	if !h.Immediate() {
+		c.sess.release()
+	}
+	return err
+}
+
+// runHeld acts on a PDU that waited for the ones before it on other connections.
+func (c *TargetConn) runHeld(p *heldPDU) {
+	if err := c.ordered(&p.bhs, p.ahs, p.data, nil); err != nil {
+		c.Drop(err.Error())
+	}
+}
+
+// ordered acts on a PDU whose turn it is. The session's order is locked and is
+// let go of as soon as the device server knows the command.
+func (c *TargetConn) ordered(h *BHS, ahs, data []byte, stage *bufpool.Buf) error {
+	if h.Opcode() == OpSCSICmd && c.sess.nexus != nil {
+		c.scsiCommand(h, ahs, data, stage)
+		return nil
+	}
+	c.sess.order.Unlock()
+	defer c.putStage(stage)
+	switch h.Opcode() {
+	case OpSCSICmd: // in a discovery session
+		c.rejectCommand(h, RejectProtocolError)
+	case OpTaskReq:
+		c.taskManagement(h)
+	case OpTextReq:
+		return c.textRequest(h, data)
+	case OpLogoutReq:
+		c.logout(h)
+	case OpNopOut:
+		c.nopOut(h, data)
+	}
+	return nil
+}
+
+// pduWithoutMemory answers a PDU whose data was thrown away since the server's
+// memory budget is used up.
+func (c *TargetConn) pduWithoutMemory(h *BHS) error {
+	if h.Opcode() != OpSCSICmd {
+		return c.pdu(h, nil, nil, nil, false)
+	}
+	c.sess.order.Lock()
+	v := c.sess.sequence(h)
+	c.sess.order.Unlock()
+	if v != deliver {
+		return nil
+	}
+	p := &reply{numbered: !h.Immediate()}
+	p.bhs.SetOpcode(OpSCSIResp, false)
+	p.bhs.SetFlags(FlagFinal)
+	p.bhs.SetITT(h.ITT())
+	p.bhs.SetStatus(byte(scsi.TaskSetFull))
+	c.queue(outItem{kind: outPDU, pdu: p})
+	if !h.Immediate() {
+		c.sess.release()
+	}
+	return nil
+}
+
+// reject sends a Reject with the offending header (RFC 7143 §11.17). The PDU's
+// number, if it has one, is not consumed.
+func (c *TargetConn) reject(h *BHS, r RejectReason) { c.sendReject(h, r, false) }
+
+// rejectCommand rejects a PDU whose number has been consumed.
+func (c *TargetConn) rejectCommand(h *BHS, r RejectReason) { c.sendReject(h, r, !h.Immediate()) }
+
+func (c *TargetConn) sendReject(h *BHS, r RejectReason, numbered bool) {
+	c.log.Warn("iscsi: PDU rejected", "initiator", c.peer.Name, "opcode", fmt.Sprintf("0x%02x", byte(h.Opcode())),
+		"reason", fmt.Sprintf("0x%02x", byte(r)))
+	p := &reply{data: append([]byte(nil), h[:]...), numbered: numbered}
+	p.bhs.SetOpcode(OpReject, false)
+	p.bhs.SetFlags(FlagFinal)
+	p.bhs.SetResponse(byte(r))
+	p.bhs.SetITT(ReservedTag)
+	c.queue(outItem{kind: outPDU, pdu: p})
+}
+
+// nopOut answers a ping (RFC 7143 §11.18), or takes note of the answer to ours.
+func (c *TargetConn) nopOut(h *BHS, data []byte) {
+	c.mu.Lock()
+	c.pings.unanswered = 0
+	c.mu.Unlock()
+	if h.ITT() == ReservedTag {
+		return
+	}
+	n := min(len(data), int(c.maxXmit.Load()))
+	p := &reply{data: append([]byte(nil), data[:n]...), numbered: !h.Immediate()}
+	p.bhs.SetOpcode(OpNopIn, false)
+	p.bhs.SetFlags(FlagFinal)
+	p.bhs.SetLUN(h.LUN())
+	p.bhs.SetITT(h.ITT())
+	p.bhs.SetTTT(ReservedTag)
+	c.queue(outItem{kind: outPDU, pdu: p})
+}
+
+// Logout reasons and responses (RFC 7143 §11.14.1, §11.15.1).
+const (
+	logoutSession    = 0
+	logoutConnection = 1
+	logoutRecovery   = 2
+
+	logoutOK          = 0
+	logoutCIDNotFound = 1
+	logoutNoRecovery  = 2
+)
+
+// logout ends the session or one connection when its response is on the way.
+func (c *TargetConn) logout(h *BHS) {
+	p := &reply{numbered: !h.Immediate()}
+	p.bhs.SetOpcode(OpLogoutResp, false)
+	p.bhs.SetFlags(FlagFinal)
+	p.bhs.SetITT(h.ITT())
+	d := c.sess.params
+	p.bhs[40], p.bhs[41] = byte(d.DefaultTime2Wait>>8), byte(d.DefaultTime2Wait)
+	p.bhs[42], p.bhs[43] = byte(d.DefaultTime2Retain>>8), byte(d.DefaultTime2Retain)
+	switch reason := h.Flags() & 0x7f; {
+	case reason == logoutSession:
+		p.last = true
+		p.after = func() { c.sess.End("logout") }
+	case reason == logoutConnection && h.CID() == c.cid:
+		p.last = true
+		p.after = func() { c.Drop("logout") }
+	case reason == logoutConnection:
+		other := c.sess.connection(h.CID())
+		if other == nil {
+			p.bhs.SetResponse(logoutCIDNotFound)
+			break
+		}
+		other.Drop("logout by another connection")
+	default:
+		p.bhs.SetResponse(logoutNoRecovery) // error recovery level 0
+	}
+	c.queue(outItem{kind: outPDU, pdu: p})
+}
+
+// taskManagement runs a task management function (RFC 7143 §11.5). The response
+// goes out behind the responses of the tasks that it did not reach any more.
+func (c *TargetConn) taskManagement(h *BHS) {
+	respond := func(r scsi.TMFResult, after func()) {
+		c.forgetAborted()
+		p := &reply{numbered: !h.Immediate(), after: after}
+		p.bhs.SetOpcode(OpTaskResp, false)
+		p.bhs.SetFlags(FlagFinal)
+		p.bhs.SetITT(h.ITT())
+		p.bhs.SetResponse(byte(r))
+		c.queue(outItem{kind: outPDU, pdu: p})
+	}
+	h2 := *h // h is the reader's
+	h = &h2
+	fn := scsi.TMF(h.Flags() & 0x7f)
+	if c.sess.nexus == nil {
+		respond(scsi.Rejected, nil)
+		return
+	}
+	if fn == taskReassign {
+		respond(scsi.FailoverNotSupported, nil) // error recovery level 0
+		return
+	}
+	c.sess.nexus.Manage(fn, h.LUN(), uint64(h.RefTag()), func(r scsi.TMFResult) {
+		if fn == scsi.AbortTask && r == scsi.TaskDoesNotExist && c.sess.overtake(h.RefCmdSN()) {
+			r = scsi.FunctionComplete
+		}
+		var after func()
+		if fn == scsi.TargetColdReset && r == scsi.FunctionComplete && c.sess.reset != nil {
+			after = func() { c.sess.reset(c.sess.Target()) }
+		}
+		for _, other := range c.sess.Conns() {
+			if other != c {
+				other.forgetAborted()
+			}
+		}
+		respond(r, after)
+	})
+}
+
+// taskReassign is TASK REASSIGN, which needs error recovery level 2.
+const taskReassign = scsi.TMF(8)
+
+// Async event codes (RFC 7143 §11.9.1).
+const (
+	AsyncSCSI             = 0
+	AsyncLogoutRequest    = 1
+	AsyncConnectionDrops  = 2
+	AsyncSessionDrops     = 3
+	AsyncNegotiateRequest = 4
+)
+
+// RequestLogout asks the initiator to log out within seconds.
+func (c *TargetConn) RequestLogout(seconds uint16) {
+	p := &reply{}
+	p.bhs.SetOpcode(OpAsync, false)
+	p.bhs.SetFlags(FlagFinal)
+	p.bhs.SetITT(ReservedTag)
+	p.bhs[36] = AsyncLogoutRequest
+	p.bhs[42], p.bhs[43] = byte(seconds>>8), byte(seconds) // Parameter3: Time2Wait
+	c.queue(outItem{kind: outPDU, pdu: p})
+}
+
+// AsyncSense sends a SCSI asynchronous event with sense data for a LUN.
+func (c *TargetConn) AsyncSense(lun uint64, senseData []byte) {
+	p := &reply{data: senseSegment(nil, senseData)}
+	p.bhs.SetOpcode(OpAsync, false)
+	p.bhs.SetFlags(FlagFinal)
+	p.bhs.SetLUN(lun)
+	p.bhs.SetITT(ReservedTag)
+	p.bhs[36] = AsyncSCSI
+	c.queue(outItem{kind: outPDU, pdu: p})
+}

@@ -1,0 +1,126 @@
+package iscsi
+
+// textExchange is a Text negotiation in progress (RFC 7143 §11.10, §11.11). A
+// connection has one at a time; the reader is its only user.
+type textExchange struct {
+	itt, ttt uint32
+	in       TextGather
+	out      *TextReply // nil until the request is complete
+	active   bool
+}
+
+// textRequest takes a Text Request. Keys may be spread over several requests by
+// the C bit, the answer over several responses likewise.
+func (c *TargetConn) textRequest(h *BHS, data []byte) error {
+	x := &c.text
+	final, more := h.Flags()&FlagFinal != 0, h.Flags()&FlagContinue != 0
+	if final && more {
+		c.rejectCommand(h, RejectProtocolError)
+		return nil
+	}
+	switch {
+	case h.TTT() == ReservedTag:
+		// A new exchange resets one that was not finished (RFC 7143 §11.10.4).
+		*x = textExchange{itt: h.ITT(), active: true}
+	case !x.active || h.TTT() != x.ttt || h.ITT() != x.itt:
+		c.rejectCommand(h, RejectInvalidPDUField)
+		return nil
+	}
+	if x.out == nil {
+		kvs, done, err := x.in.Add(data, more)
+		if err != nil {
+			*x = textExchange{}
+			c.rejectCommand(h, RejectProtocolError)
+			return nil
+		}
+		if !done {
+			c.textResponse(h, nil, false, false)
+			return nil
+		}
+		x.out = NewTextReply(c.textAnswer(kvs), int(c.maxXmit.Load()))
+	}
+	piece, rest := x.out.Next()
+	c.textResponse(h, piece, rest, final && !rest)
+	if final && !rest {
+		*x = textExchange{}
+	} else if !rest {
+		x.out = nil
+	}
+	return nil
+}
+
+func (c *TargetConn) textResponse(h *BHS, data []byte, more, final bool) {
+	p := &reply{data: data, numbered: !h.Immediate()}
+	p.bhs.SetOpcode(OpTextResp, false)
+	p.bhs.SetITT(h.ITT())
+	p.bhs.SetLUN(h.LUN())
+	p.bhs.SetTTT(ReservedTag)
+	if final {
+		p.bhs.SetFlags(FlagFinal)
+	} else {
+		c.mu.Lock()
+		c.text.ttt = c.newTTT()
+		c.mu.Unlock()
+		p.bhs.SetTTT(c.text.ttt)
+		if more {
+			p.bhs.SetFlags(FlagContinue)
+		}
+	}
+	c.queue(outItem{kind: outPDU, pdu: p})
+}
+
+// textAnswer answers a complete set of keys.
+func (c *TargetConn) textAnswer(kvs []KV) []byte {
+	var out []byte
+	var rest []KV
+	for _, kv := range kvs {
+		if kv.Key != "SendTargets" {
+			rest = append(rest, kv)
+			continue
+		}
+		out = append(out, c.sendTargets(kv.Value)...)
+	}
+	if len(rest) == 0 {
+		return out
+	}
+	offer := DefaultOffer()
+	if c.sess.Access != nil {
+		offer = c.sess.Access.Offer
+	}
+	p := c.params
+	p.MaxXmitDataSegment = int(c.maxXmit.Load())
+	answer, err := NegotiateFullFeature(&p, &offer, rest)
+	if err != nil {
+		c.log.Warn("iscsi: text negotiation refused", "initiator", c.peer.Name, "err", err)
+	}
+	c.maxXmit.Store(int64(p.MaxXmitDataSegment))
+	for _, kv := range answer {
+		out = AppendText(out, kv.Key, kv.Value)
+	}
+	return out
+}
+
+// sendTargets answers SendTargets=All, =name or an empty value, which means the
+// session's own target (RFC 7143 appendix C). In a normal session All is
+// answered like the empty value: initiators ask for it, and refusing it helps
+// nobody, but a session learns nothing of targets it is not logged in to.
+func (c *TargetConn) sendTargets(value string) []byte {
+	name := value
+	if c.sess.Access != nil {
+		if value == "" || value == "All" {
+			name = c.sess.Target()
+		} else if value != c.sess.Target() {
+			return AppendText(nil, "SendTargets", "Reject")
+		}
+	} else if value == "All" {
+		name = ""
+	} else if value == "" {
+		return AppendText(nil, "SendTargets", "Reject")
+	}
+	recs := c.sess.dir.Targets(name, c.peer)
+	for i := range recs {
+		// Not every initiator bears a key other than the two that appendix C names.
+		recs[i].Alias = ""
+	}
+	return SendTargetsText(recs)
+}
