@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"crypto/fips140"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -8,6 +9,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"hash"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -16,8 +18,8 @@ import (
 // CHAP_A carries it (RFC 7143 §12.1.3).
 type CHAPAlgorithm uint8
 
-// CHAP algorithms. Every end must have MD5; the others are those of open-iscsi,
-// LIO and SCST.
+// CHAP algorithms. RFC 7143 demands MD5 of every end; open-iscsi, LIO and SCST
+// have the others too. (tgt takes 7 for SHA1, against the registry.)
 const (
 	CHAPMD5      CHAPAlgorithm = 5
 	CHAPSHA1     CHAPAlgorithm = 6
@@ -31,15 +33,17 @@ const (
 	chapChallengeMax = 1024 // what we take (RFC 7143 §12.1.3)
 )
 
+// new gives the hash, nil for an algorithm that we do not have. Where FIPS 140-3
+// is in force MD5 and SHA1 do not count, and must not even be tried.
 func (a CHAPAlgorithm) new() hash.Hash {
-	switch a {
-	case CHAPMD5:
+	switch {
+	case a == CHAPMD5 && !fips140.Enabled():
 		return md5.New()
-	case CHAPSHA1:
+	case a == CHAPSHA1 && !fips140.Enabled():
 		return sha1.New()
-	case CHAPSHA256:
+	case a == CHAPSHA256:
 		return sha256.New()
-	case CHAPSHA3_256:
+	case a == CHAPSHA3_256:
 		return sha3.New256()
 	}
 	return nil
@@ -63,7 +67,8 @@ func (a CHAPAlgorithm) String() string {
 // DefaultCHAPAlgorithms is what an initiator offers unless told otherwise, the
 // strongest first.
 func DefaultCHAPAlgorithms() []CHAPAlgorithm {
-	return []CHAPAlgorithm{CHAPSHA3_256, CHAPSHA256, CHAPSHA1, CHAPMD5}
+	all := []CHAPAlgorithm{CHAPSHA3_256, CHAPSHA256, CHAPSHA1, CHAPMD5}
+	return slices.DeleteFunc(all, func(a CHAPAlgorithm) bool { return a.new() == nil })
 }
 
 // CHAPResponse is the answer to a challenge: the hash over identifier, secret and

@@ -72,7 +72,7 @@ type LoginConfig struct {
 	Directory Directory
 	// Peer has Remote, Local and Group set; the login fills in the rest.
 	Peer Peer
-	// Rand gives CHAP challenges: crypto/rand.Reader, except in tests.
+	// Rand gives CHAP challenges; nil: crypto/rand. Only tests need another.
 	Rand io.Reader
 	// StatSN is the number of the first response.
 	StatSN uint32
@@ -86,7 +86,10 @@ type LoginConfig struct {
 	Admit func(*LoginResult) LoginStatus
 }
 
-// LoginResult is a login that reached the full feature phase.
+// LoginResult is a login that reached the full feature phase. Keys that the
+// initiator did not offer have the default of RFC 7143, not that of the Offer: a
+// target that proposed them would be in the right, and there are initiators that
+// would not get past it.
 type LoginResult struct {
 	Peer      Peer
 	Discovery bool

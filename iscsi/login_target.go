@@ -36,12 +36,13 @@ type TargetLogin struct {
 	auth       *chapTarget // CHAP was chosen
 	authChosen bool
 	neg        *negotiator
-	declared   bool // our MaxRecvDataSegmentLength was sent
+	declared   bool // the time to send our MaxRecvDataSegmentLength is over
 	result     *LoginResult
 }
 
 // NewTargetLogin starts a login. The connection's first PDU goes to Step.
 func NewTargetLogin(cfg LoginConfig) *TargetLogin {
+	cfg.Rand = randOr(cfg.Rand)
 	return &TargetLogin{cfg: cfg, statSN: cfg.StatSN, peer: cfg.Peer, seen: make(map[string]struct{})}
 }
 
@@ -154,8 +155,6 @@ func (l *TargetLogin) checkHeader(h *BHS, data []byte) error {
 		return refuse(LoginInitiatorError, "current stage %d, it is %d", csg, l.stage)
 	case h.ISID() != l.first.ISID() || h.TSIH() != l.first.TSIH() || h.CID() != l.first.CID() || h.ITT() != l.first.ITT():
 		return refuse(LoginInitiatorError, "ISID, TSIH, CID or task tag changes during login")
-	case h.CmdSN() != l.first.CmdSN():
-		return refuse(LoginInitiatorError, "CmdSN changes during login")
 	}
 	l.pdus++
 	l.idle++
@@ -393,11 +392,13 @@ func (l *TargetLogin) operational(kvs []KV) ([]KV, error) {
 		}
 	}
 	out := l.neg.respondAll(offers)
-	if !l.declared {
-		l.declared = true
+	// Having rejected the initiator's MaxRecvDataSegmentLength we cannot name ours:
+	// a key stands in a text once. Both directions then keep the default.
+	if _, rejected := Lookup(out, "MaxRecvDataSegmentLength"); !l.declared && !rejected {
 		out = append(out, KV{"MaxRecvDataSegmentLength", strconv.Itoa(l.neg.ownSegment())})
 		l.neg.p.MaxRecvDataSegment = l.neg.ownSegment()
 	}
+	l.declared = true
 	return out, nil
 }
 

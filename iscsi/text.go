@@ -51,8 +51,8 @@ func (kv KV) String() string { return kv.Key + "=" + kv.Value }
 // closed by one or more zero bytes (RFC 7143 §6.1). Data longer than limit bytes
 // is refused; a limit of 0 or less means MaxText.
 //
-// A key may occur once, with the exception of TargetName and TargetAddress, of
-// which the answer to SendTargets has many. The pairs do not share memory with
+// A key may occur once, with the exception of those of target records, of which
+// the answer to SendTargets has many. The pairs do not share memory with
 // data.
 func ParseText(data []byte, limit int) ([]KV, error) {
 	if limit <= 0 {
@@ -86,13 +86,19 @@ func ParseText(data []byte, limit int) ([]KV, error) {
 		if err := checkValue(key, value); err != nil {
 			return nil, err
 		}
-		if _, dup := seen[key]; dup && key != "TargetName" && key != "TargetAddress" {
+		if _, dup := seen[key]; dup && !isRecordKey(key) {
 			return nil, fmt.Errorf("%w: %s", ErrTextDuplicate, key)
 		}
 		seen[key] = struct{}{}
 		kvs = append(kvs, KV{key, value})
 	}
 	return kvs, nil
+}
+
+// isRecordKey reports whether a key belongs to the records of SendTargets. The
+// login machines refuse a second one by their own account of keys.
+func isRecordKey(key string) bool {
+	return key == "TargetName" || key == "TargetAddress" || key == "TargetAlias"
 }
 
 // checkKey accepts a standard-label. The RFC wants a capital first, which its own

@@ -73,14 +73,13 @@ func (g *TextGather) Add(data []byte, more bool) (kvs []KV, done bool, err error
 func (g *TextGather) Open() bool { return g.open }
 
 // SendTargetsText is the answer to SendTargets (RFC 7143 appendix C): for each
-// target its name and then its portals. The caller sends it through a TextReply.
+// target its name and then its portals. Aliases are left out: the appendix has none,
+// and there are initiators that stop at a key they do not know. The caller sends
+// it through a TextReply.
 func SendTargetsText(recs []TargetRecord) []byte {
 	var out []byte
 	for i := range recs {
 		out = AppendText(out, "TargetName", recs[i].Name)
-		if recs[i].Alias != "" {
-			out = AppendText(out, "TargetAlias", recs[i].Alias)
-		}
 		for _, p := range recs[i].Portals {
 			out = AppendText(out, "TargetAddress", p)
 		}
