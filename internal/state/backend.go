@@ -119,6 +119,9 @@ func (p *Plan) encode() (Txn, error) {
 		t.If = append(t.If, Compare{k, rev})
 		if c.Verb == Delete {
 			t.Delete = append(t.Delete, k)
+			if c.Kind == KindVolume {
+				t.Delete = append(t.Delete, key(kindReservations, c.Name))
+			}
 			continue
 		}
 		v, _ := p.New.resource(c.Kind, c.Name)

@@ -1,0 +1,174 @@
+// Package gateway is the running system and the library's front door: volumes
+// (backing stores seen as logical units), targets with their LUNs and access
+// rules, and the portals they are reached by. It keeps nothing and reads no
+// configuration; what should exist is told to it by calls.
+//
+//	g, _ := gateway.New(gateway.Config{})
+//	defer g.Close()
+//	g.AddVolume(ctx, gateway.VolumeConfig{Name: "disk", URL: "ram:1G"})
+//	g.AddTarget(gateway.TargetConfig{Name: "iqn.2025-01.io.example:disk", ACL: gateway.Everyone()})
+//	g.MapLUN("iqn.2025-01.io.example:disk", 0, "disk")
+//	p, _ := g.AddPortal(ctx, gateway.PortalConfig{Address: "127.0.0.1:0"})
+//
+// Several gateways may run in one process; they share nothing.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockgate/backing"
+	"blockgate/backing/engines"
+	"blockgate/iscsi"
+	"blockgate/iscsi/server"
+)
+
+// Errors of the gateway's calls, wrapped with the object they are about.
+var (
+	ErrNotFound = errors.New("does not exist")
+	ErrExists   = errors.New("exists already")
+	ErrInUse    = errors.New("is in use")
+	ErrClosed   = errors.New("the gateway is closed")
+)
+
+// Defaults of Config.
+const (
+	DefaultOpenTimeout  = 30 * time.Second
+	DefaultCloseTimeout = 5 * time.Second
+)
+
+// Config is what a Gateway needs; the zero value is usable.
+type Config struct {
+	// Engines are the kinds of stores that volumes can have; nil: all that are
+	// built in.
+	Engines *backing.Registry
+	Logger  *slog.Logger // nil: no log
+	// Memory bounds the payload held for all sessions together, in bytes; 0: the
+	// server's default.
+	Memory int64
+	// LoginTimeout closes a connection that has not logged in by then; 0: the
+	// server's default.
+	LoginTimeout time.Duration
+	// OpenTimeout and CloseTimeout bound how long a call waits for a store.
+	OpenTimeout, CloseTimeout time.Duration
+}
+
+// Gateway is a running system. All methods are safe for concurrent use.
+type Gateway struct {
+	cfg Config
+	log *slog.Logger
+	srv *server.Server
+
+	offline atomic.Bool
+
+	// mu guards what follows. It is never held over a call of a store, the
+	// network, or the iSCSI server.
+	mu        sync.RWMutex
+	volumes   map[string]*volume
+	targets   map[string]*target
+	portals   map[string]*portal
+	discovery iscsi.AuthPolicy
+	lingering map[*volume]struct{}
+	closed    bool
+
+	serving sync.WaitGroup // Serve of the portals
+}
+
+// New makes a gateway without volumes, targets and portals.
+func New(cfg Config) (*Gateway, error) {
+	if cfg.Engines == nil {
+		cfg.Engines = engines.Default()
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OpenTimeout <= 0 {
+		cfg.OpenTimeout = DefaultOpenTimeout
+	}
+	if cfg.CloseTimeout <= 0 {
+		cfg.CloseTimeout = DefaultCloseTimeout
+	}
+	if cfg.Memory < 0 || cfg.LoginTimeout < 0 {
+		return nil, errors.New("gateway: negative memory or login timeout")
+	}
+	g := &Gateway{
+		cfg: cfg, log: cfg.Logger,
+		volumes: map[string]*volume{}, targets: map[string]*target{}, portals: map[string]*portal{},
+		lingering: map[*volume]struct{}{},
+	}
+	g.srv = server.New(server.Config{
+		Directory: directory{g}, Logger: cfg.Logger, Memory: cfg.Memory, LoginTimeout: cfg.LoginTimeout,
+	})
+	return g, nil
+}
+
+// Engines lists the URL schemes that volumes can have, sorted.
+func (g *Gateway) Engines() []string { return g.cfg.Engines.Schemes() }
+
+// SetOffline makes the gateway accept and close every new connection, or lifts
+// that. Sessions go on.
+func (g *Gateway) SetOffline(on bool) { g.offline.Store(on) }
+
+// SetDiscoveryAuth says how initiators prove themselves for discovery sessions.
+func (g *Gateway) SetDiscoveryAuth(p iscsi.AuthPolicy) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.discovery = p
+}
+
+// Sessions lists the iSCSI sessions, oldest first.
+func (g *Gateway) Sessions() []server.SessionInfo { return g.srv.Sessions() }
+
+// CloseConnection closes one connection of a session.
+func (g *Gateway) CloseConnection(session uint64, cid uint16) error {
+	return g.srv.CloseConnection(session, cid)
+}
+
+// CloseSessions ends the sessions of a target and says how many there were.
+func (g *Gateway) CloseSessions(target string) int { return g.srv.CloseSessions(target) }
+
+// Shutdown stops listening, asks every initiator to log out, waits for that
+// until ctx ends, and closes what is left, the stores at last. The error tells
+// what did not end as it should; the gateway is closed in any case.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	drain := g.srv.Shutdown(ctx)
+	if drain != nil {
+		drain = fmt.Errorf("sessions were closed that did not log out: %w", drain)
+	}
+	return errors.Join(drain, g.Close())
+}
+
+// Close closes sessions and portals at once, then every store after a flush.
+// It returns within CloseTimeout, also when a store hangs; the error then
+// names it.
+func (g *Gateway) Close() error {
+	g.srv.Close()
+	g.mu.Lock()
+	g.closed = true
+	volumes := g.volumes
+	g.volumes, g.targets, g.portals = map[string]*volume{}, map[string]*target{}, map[string]*portal{}
+	g.mu.Unlock()
+	g.serving.Wait()
+
+	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.CloseTimeout)
+	defer cancel()
+	errs := make(chan error, len(volumes))
+	limit := make(chan struct{}, 32)
+	for _, v := range volumes {
+		go func() {
+			limit <- struct{}{}
+			defer func() { <-limit }()
+			errs <- g.retire(ctx, v)
+		}()
+	}
+	var all error
+	for range volumes {
+		all = errors.Join(all, <-errs)
+	}
+	return all
+}

@@ -1,0 +1,462 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"blockgate/backing"
+	"blockgate/backing/layer"
+	"blockgate/scsi"
+	"blockgate/scsi/pr"
+)
+
+// VolumeConfig says what a volume is.
+type VolumeConfig struct {
+	Name string
+	// URL names the store ("file:/srv/a.img", "ram:1G"). Empty, and without a
+	// Store, the volume is a unit without medium.
+	URL string
+	// Store, if set, is served in place of one opened by URL. It belongs to the
+	// gateway once AddVolume has returned nil, which closes it in the end.
+	Store backing.Store
+	// Create makes the store if it does not exist, with Size bytes.
+	Create bool
+	Size   int64
+	// ReadOnly opens the store so; Unit.ReadOnly only write-protects the unit.
+	ReadOnly, Direct, Sync bool
+	// Layers are stacked on the store, the first nearest to it.
+	Layers []Layer
+	// Unit is how the volume looks. Store and Logger are set by the gateway. A
+	// unit without NAA and Serial gets random ones: give it the same each time
+	// if initiators shall know it again.
+	Unit scsi.UnitConfig
+}
+
+// Layer is a stackable layer; see package backing/layer for the kinds.
+type Layer struct {
+	Kind   string
+	Params map[string]string
+}
+
+// volume is a store in use. A volume that is being opened or closed has no
+// unit; its name is taken all the same.
+type volume struct {
+	cfg   VolumeConfig
+	store backing.Store
+	unit  *scsi.Unit
+	maps  []mapping // where it is a LUN
+}
+
+type mapping struct {
+	target *target
+	lun    uint64
+}
+
+// LingerError says that a volume is out of use, but some calls are still inside
+// its store, which is closed when they return. Until then the store may be
+// locked against being opened again.
+type LingerError struct {
+	Volume string
+	Tasks  int // commands inside the store; 0: it is the closing that hangs
+}
+
+func (e *LingerError) Error() string {
+	if e.Tasks == 0 {
+		return fmt.Sprintf("volume %q: the store is still being closed", e.Volume)
+	}
+	return fmt.Sprintf("volume %q: %d commands are still inside the store, which is closed when they return", e.Volume, e.Tasks)
+}
+
+// AddVolume opens a store and makes it a logical unit, not yet mapped anywhere.
+func (g *Gateway) AddVolume(ctx context.Context, cfg VolumeConfig) error {
+	v := &volume{cfg: cfg}
+	g.mu.Lock()
+	switch {
+	case g.closed:
+		g.mu.Unlock()
+		return ErrClosed
+	case g.volumes[cfg.Name] != nil:
+		g.mu.Unlock()
+		return fmt.Errorf("volume %q: %w", cfg.Name, ErrExists)
+	}
+	g.volumes[cfg.Name] = v
+	g.mu.Unlock()
+	identify(&v.cfg.Unit)
+	err := g.start(ctx, v)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err == nil && g.closed {
+		err = ErrClosed
+		go g.retire(context.Background(), v)
+	}
+	if err != nil {
+		delete(g.volumes, cfg.Name)
+		return err
+	}
+	return nil
+}
+
+// start opens the store and makes the unit.
+func (g *Gateway) start(ctx context.Context, v *volume) error {
+	store, err := g.open(ctx, v.cfg)
+	if err != nil {
+		return fmt.Errorf("volume %q: %w", v.cfg.Name, err)
+	}
+	unit, err := g.newUnit(v.cfg, store)
+	if err != nil {
+		if v.cfg.Store == nil {
+			store.Close()
+		}
+		return err
+	}
+	g.mu.Lock()
+	v.store, v.unit = store, unit
+	g.mu.Unlock()
+	return nil
+}
+
+func (g *Gateway) newUnit(cfg VolumeConfig, store backing.Store) (*scsi.Unit, error) {
+	u := cfg.Unit
+	u.Store, u.Logger = store, g.log.With("volume", cfg.Name)
+	if u.BlockSize == 0 {
+		u.BlockSize = 512
+	}
+	if _, none := store.(noMedium); none {
+		u.Offline = true
+		if u.Type == scsi.TypeStorageController {
+			u.Store, u.Offline = nil, cfg.Unit.Offline
+		}
+	}
+	// A rest that no initiator could reach is most likely a file that is not a
+	// disk image, or one for another block size.
+	if size := store.Size(); size%int64(u.BlockSize) != 0 {
+		return nil, fmt.Errorf("volume %q: %w", cfg.Name, &PartialBlockError{Size: size, BlockSize: u.BlockSize})
+	}
+	unit, err := scsi.NewUnit(u)
+	if err != nil {
+		return nil, fmt.Errorf("volume %q: %w", cfg.Name, err)
+	}
+	return unit, nil
+}
+
+// PartialBlockError: the store's size is not a multiple of the block size.
+type PartialBlockError struct {
+	Size      int64 // bytes
+	BlockSize int
+}
+
+func (e *PartialBlockError) Error() string {
+	return fmt.Sprintf("the store has %d bytes, which is not a multiple of the block size, %d: %d bytes are over",
+		e.Size, e.BlockSize, e.Size%int64(e.BlockSize))
+}
+
+// open opens the store with its layers, within OpenTimeout. A store that opens
+// later than that is closed again.
+func (g *Gateway) open(ctx context.Context, cfg VolumeConfig) (backing.Store, error) {
+	if cfg.Store != nil {
+		return wrap(cfg.Store, cfg.Layers)
+	}
+	if cfg.URL == "" {
+		return noMedium{size: int64(max(cfg.Unit.BlockSize, 512))}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.OpenTimeout)
+	type opened struct {
+		store backing.Store
+		err   error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		s, err := g.cfg.Engines.Open(ctx, cfg.URL, backing.OpenOptions{
+			ReadOnly: cfg.ReadOnly, Create: cfg.Create, CreateSize: cfg.Size,
+			Direct: cfg.Direct, Sync: cfg.Sync, Exclusive: true,
+		})
+		if err == nil {
+			var top backing.Store
+			if top, err = wrap(s, cfg.Layers); err != nil {
+				s.Close()
+			}
+			s = top
+		}
+		done <- opened{s, err}
+	}()
+	defer cancel()
+	select {
+	case o := <-done:
+		return o.store, o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-done; o.err == nil {
+				o.store.Close()
+			}
+		}()
+		return nil, fmt.Errorf("open %q: the store does not answer: %w", cfg.URL, ctx.Err())
+	}
+}
+
+func wrap(s backing.Store, layers []Layer) (backing.Store, error) {
+	for _, l := range layers {
+		top, err := layer.Wrap(s, l.Kind, l.Params)
+		if err != nil {
+			return nil, err
+		}
+		s = top
+	}
+	return s, nil
+}
+
+func identify(u *scsi.UnitConfig) {
+	if u.NAA == ([16]byte{}) {
+		rand.Read(u.NAA[:])
+		u.NAA[0] = 0x60 | u.NAA[0]&0x0f
+	}
+	if u.Serial == "" {
+		var b [8]byte
+		rand.Read(b[:])
+		u.Serial = hex.EncodeToString(b[:])
+	}
+	if u.Vendor == "" && u.Product == "" {
+		u.Vendor, u.Product, u.Revision = "BLKGATE", "VOLUME", "1"
+	}
+}
+
+// UpdateVolume changes a volume. Where only its presentation differs the unit
+// goes on; otherwise the unit, and the store if it is opened differently, is
+// replaced under its LUNs. If that fails the volume is as it was, unless the
+// old store cannot be opened again either: the error then says so and the
+// volume is gone.
+func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
+	g.mu.Lock()
+	v := g.volumes[cfg.Name]
+	if v == nil || v.unit == nil {
+		g.mu.Unlock()
+		return fmt.Errorf("volume %q: %w", cfg.Name, ErrNotFound)
+	}
+	old := *v
+	g.mu.Unlock()
+	if cfg.Unit.NAA == ([16]byte{}) {
+		cfg.Unit.NAA = old.cfg.Unit.NAA
+	}
+	if cfg.Unit.Serial == "" {
+		cfg.Unit.Serial = old.cfg.Unit.Serial
+	}
+	identify(&cfg.Unit)
+	if !storeDiffers(old.cfg, cfg) && !unitDiffers(old.cfg.Unit, cfg.Unit) {
+		err := old.unit.Update(func(u *scsi.UnitConfig) {
+			n := cfg.Unit
+			u.Vendor, u.Product, u.Revision, u.Serial, u.T10ID, u.NAA = n.Vendor, n.Product, n.Revision, n.Serial, n.T10ID, n.NAA
+			u.ReadOnly, u.Removable, u.Offline, u.Thin = n.ReadOnly, n.Removable, n.Offline, n.Thin
+			u.RotationRate, u.OptimalGranularity, u.OptimalLength = n.RotationRate, n.OptimalGranularity, n.OptimalLength
+			if _, none := old.store.(noMedium); none {
+				u.Offline = true
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("volume %q: %w", cfg.Name, err)
+		}
+		g.mu.Lock()
+		v.cfg = cfg
+		g.mu.Unlock()
+		return nil
+	}
+	next := &volume{cfg: cfg}
+	if cfg.URL != old.cfg.URL || cfg.Store != nil && cfg.Store != old.cfg.Store {
+		if err := g.start(ctx, next); err != nil {
+			return err
+		}
+		g.swap(v, next)
+		return g.retireWithin(ctx, &old)
+	}
+	// The same store in another way: it has to be let go first.
+	if err := g.retireWithin(ctx, &old); err != nil {
+		return err
+	}
+	if err := g.start(ctx, next); err != nil {
+		back := &volume{cfg: old.cfg}
+		back.cfg.Create = false
+		if again := g.start(ctx, back); again != nil {
+			return errors.Join(err, again)
+		}
+		g.swap(v, back)
+		return err
+	}
+	g.swap(v, next)
+	return nil
+}
+
+// storeDiffers: the store has to be opened anew.
+func storeDiffers(a, b VolumeConfig) bool {
+	return a.URL != b.URL || a.Store != b.Store || a.ReadOnly != b.ReadOnly || a.Direct != b.Direct || a.Sync != b.Sync ||
+		!slices.EqualFunc(a.Layers, b.Layers, func(x, y Layer) bool { return reflect.DeepEqual(x, y) })
+}
+
+// unitDiffers: in ways that a unit cannot change while it runs.
+func unitDiffers(a, b scsi.UnitConfig) bool {
+	return a.Type != b.Type || a.BlockSize != b.BlockSize || a.PhysicalExp != b.PhysicalExp || a.LowestAligned != b.LowestAligned ||
+		a.WriteCache != b.WriteCache || a.DescriptorSense != b.DescriptorSense || a.Workers != b.Workers || a.MaxTransfer != b.MaxTransfer
+}
+
+// swap puts another store and unit into v and under all its LUNs.
+func (g *Gateway) swap(v, next *volume) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	v.cfg, v.store, v.unit = next.cfg, next.store, next.unit
+	for _, m := range v.maps {
+		if err := m.target.dev.SetUnit(m.lun, v.unit); err != nil {
+			g.log.Error("gateway: LUN lost", "target", m.target.name, "lun", m.lun, "err", err)
+		}
+	}
+}
+
+// RemoveVolume takes a volume that is no LUN any more out of use and closes its
+// store. A *LingerError says that the volume is gone but the store hangs.
+func (g *Gateway) RemoveVolume(ctx context.Context, name string) error {
+	g.mu.Lock()
+	v := g.volumes[name]
+	switch {
+	case v == nil || v.unit == nil:
+		g.mu.Unlock()
+		return fmt.Errorf("volume %q: %w", name, ErrNotFound)
+	case len(v.maps) > 0:
+		m := v.maps[0]
+		g.mu.Unlock()
+		return fmt.Errorf("volume %q: %w as LUN %d of %q", name, ErrInUse, m.lun, m.target.name)
+	}
+	delete(g.volumes, name)
+	g.mu.Unlock()
+	return g.retireWithin(ctx, v)
+}
+
+func (g *Gateway) retireWithin(ctx context.Context, v *volume) error {
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.CloseTimeout)
+	defer cancel()
+	return g.retire(ctx, v)
+}
+
+// retire ends the unit and closes the store. When ctx ends first it leaves the
+// rest to a goroutine, which ends when the store lets go.
+func (g *Gateway) retire(ctx context.Context, v *volume) error {
+	if v.unit == nil {
+		return nil
+	}
+	unit, store := v.unit, v.store
+	linger := &LingerError{Volume: v.cfg.Name}
+	done := make(chan error, 1)
+	stuck := unit.Close(ctx)
+	if stuck != nil {
+		linger.Tasks = max(unit.Stats().Tasks, 1)
+	}
+	g.mu.Lock()
+	g.lingering[v] = struct{}{}
+	g.mu.Unlock()
+	go func() {
+		if stuck != nil {
+			unit.Close(context.Background())
+		}
+		err := store.Close()
+		g.mu.Lock()
+		delete(g.lingering, v)
+		g.mu.Unlock()
+		if err != nil {
+			g.log.Error("gateway: store did not close well", "volume", v.cfg.Name, "err", err)
+		}
+		done <- err
+	}()
+	if stuck == nil {
+		select {
+		case err := <-done:
+			if err != nil {
+				return fmt.Errorf("volume %q: close: %w", v.cfg.Name, err)
+			}
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	g.log.Warn("gateway: a store hangs", "volume", v.cfg.Name, "commands", linger.Tasks)
+	return linger
+}
+
+// Lingering names the volumes whose stores still hang after their removal.
+func (g *Gateway) Lingering() []string {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	var l []string
+	for v := range g.lingering {
+		l = append(l, v.cfg.Name)
+	}
+	slices.Sort(l)
+	return l
+}
+
+// ResizeVolume changes the size of the store, in bytes, and tells initiators.
+func (g *Gateway) ResizeVolume(ctx context.Context, name string, size int64) error {
+	return g.sized(ctx, name, func(ctx context.Context, v *volume) error {
+		r, ok := backing.As[backing.Resizer](v.store)
+		if !ok {
+			return backing.ErrNotSupported
+		}
+		if bs := int64(v.unit.BlockSize()); size%bs != 0 {
+			return &PartialBlockError{Size: size, BlockSize: int(bs)}
+		}
+		return r.Resize(ctx, size)
+	})
+}
+
+// RefreshVolume takes over the size that the store has grown to by itself.
+func (g *Gateway) RefreshVolume(ctx context.Context, name string) (size int64, err error) {
+	err = g.sized(ctx, name, func(ctx context.Context, v *volume) error {
+		r, ok := backing.As[backing.Refresher](v.store)
+		if !ok {
+			return backing.ErrNotSupported
+		}
+		size, err = r.Refresh(ctx)
+		return err
+	})
+	return size, err
+}
+
+func (g *Gateway) sized(ctx context.Context, name string, f func(context.Context, *volume) error) error {
+	g.mu.RLock()
+	v := g.volumes[name]
+	var cur volume
+	if v != nil {
+		cur = *v
+	}
+	g.mu.RUnlock()
+	if cur.unit == nil {
+		return fmt.Errorf("volume %q: %w", name, ErrNotFound)
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.OpenTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx, &cur) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("volume %q: %w", name, err)
+		}
+		cur.unit.Resized()
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("volume %q: the store does not answer: %w", name, ctx.Err())
+	}
+}
+
+// Reservations is where a unit keeps its persistent reservations through a
+// restart.
+type Reservations = pr.Store
+
+// noMedium stands in for the store of a unit without medium.
+type noMedium struct{ size int64 }
+
+func (noMedium) ReadAt(context.Context, []byte, int64) error  { return backing.ErrNotExist }
+func (noMedium) WriteAt(context.Context, []byte, int64) error { return backing.ErrNotExist }
+func (noMedium) Flush(context.Context) error                  { return nil }
+func (m noMedium) Size() int64                                { return m.size }
+func (noMedium) Close() error                                 { return nil }
+func (noMedium) Prompt() bool                                 { return true }
+func (noMedium) Info() backing.Info                           { return backing.Info{Engine: "none", ReadOnly: true} }

@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+
+	"blockgate/internal/state"
+)
+
+// loaders is how many stores are opened at the same time at the start: enough
+// that a few slow ones do not hold up the rest.
+const loaders = 32
+
+// load starts what the state says. What cannot start is noted as failed.
+func (d *Daemon) load(ctx context.Context) {
+	s := d.st.Snapshot()
+	d.gw.SetOffline(s.System().Value.Offline)
+	d.gw.SetDiscoveryAuth(discoveryPolicy(s))
+
+	work := make(chan state.Volume)
+	var wg sync.WaitGroup
+	for range loaders {
+		wg.Go(func() {
+			for v := range work {
+				if e := d.startVolume(ctx, v, false); e != nil {
+					d.log.Error("volume failed", "volume", v.Name, "err", e.Reason, "code", e.Code)
+				}
+			}
+		})
+	}
+	for _, v := range s.Volumes() {
+		work <- v.Value
+	}
+	close(work)
+	wg.Wait()
+
+	for _, t := range s.Targets() {
+		if err := d.gw.AddTarget(targetConfig(s, t.Value)); err != nil {
+			d.log.Error("target failed", "target", t.Value.Name, "err", err)
+			continue
+		}
+		for _, l := range t.Value.LUNs {
+			if err := d.mapLUN(t.Value.Name, l); err != nil {
+				d.log.Error("LUN failed", "target", t.Value.Name, "lun", l.Number, "err", err)
+			}
+		}
+	}
+	for _, p := range s.Portals() {
+		if err := d.startPortal(ctx, p.Value); err != nil {
+			d.log.Error("portal failed", "portal", p.Value.Address, "err", err.Reason, "code", err.Code)
+			continue
+		}
+		d.log.Info("listening", "portal", p.Value.Address)
+	}
+}
+
+// startVolume opens a volume and keeps account of whether it runs.
+func (d *Daemon) startVolume(ctx context.Context, v state.Volume, create bool) *state.Error {
+	cfg, err := d.volumeConfig(v, create)
+	if err == nil {
+		err = d.gw.AddVolume(ctx, cfg)
+	}
+	var e *state.Error
+	if err != nil {
+		e = volumeError(v, err)
+	}
+	d.note(d.volumes, v.Name, e)
+	return e
+}
+
+func (d *Daemon) startPortal(ctx context.Context, p state.Portal) *state.Error {
+	var e *state.Error
+	if _, err := d.gw.AddPortal(ctx, portalConfig(p)); err != nil {
+		e = portalError(p.Address, err)
+	}
+	d.note(d.portals, p.Address, e)
+	return e
+}
+
+// note keeps or clears why an object does not run.
+func (d *Daemon) note(m map[string]*state.Error, name string, e *state.Error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e == nil {
+		delete(m, name)
+	} else {
+		m[name] = e
+	}
+}
+
+func (d *Daemon) failure(m map[string]*state.Error, name string) *state.Error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return m[name]
+}
+
+// mapLUN maps a volume, unless it is failed: it is mapped when it runs again.
+func (d *Daemon) mapLUN(target string, l state.LUN) error {
+	if d.failure(d.volumes, l.Volume) != nil {
+		return nil
+	}
+	return d.gw.MapLUN(target, l.Number, l.Volume)
+}
+
+// retry starts a failed volume and maps it wherever the state says.
+func (d *Daemon) retry(ctx context.Context, s *state.Snapshot, v state.Volume) *state.Error {
+	if e := d.startVolume(ctx, v, false); e != nil {
+		return e
+	}
+	for _, ref := range s.UsersOf(v.Name) {
+		if err := d.gw.MapLUN(ref.Target, ref.Number, v.Name); err != nil {
+			d.log.Error("LUN failed", "target", ref.Target, "lun", ref.Number, "err", err)
+		}
+	}
+	return nil
+}

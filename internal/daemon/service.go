@@ -1,0 +1,373 @@
+package daemon
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"blockgate/backing"
+	"blockgate/gateway"
+	"blockgate/internal/api"
+	v1 "blockgate/internal/api/v1"
+	"blockgate/internal/state"
+	"blockgate/iscsi"
+	"blockgate/iscsi/server"
+)
+
+var _ api.Service = (*Daemon)(nil)
+
+// Apply implements api.Service.
+func (d *Daemon) Apply(ctx context.Context, ops []state.Op) (v1.Result, error) {
+	// A change once begun is finished: a client that hangs up must not leave it
+	// to chance how far it got.
+	p, warnings, err := d.st.Apply(context.WithoutCancel(ctx), &reconciler{Daemon: d}, ops...)
+	if err != nil {
+		return v1.Result{}, err
+	}
+	for _, c := range p.Changes {
+		d.log.Info("changed", "verb", c.Verb, "kind", c.Kind, "name", c.Name)
+	}
+	for _, w := range warnings {
+		d.log.Warn(w)
+	}
+	return v1.Result{Revision: p.New.Revision(), Warnings: warnings}, nil
+}
+
+// Volumes implements api.Service.
+func (d *Daemon) Volumes(context.Context) []v1.Volume {
+	s := d.st.Snapshot()
+	running := map[string]gateway.VolumeInfo{}
+	for _, i := range d.gw.Volumes() {
+		running[i.Name] = i
+	}
+	all := s.Volumes()
+	out := make([]v1.Volume, len(all))
+	for i, v := range all {
+		info, ok := running[v.Value.Name]
+		out[i] = d.volume(s, v, info, ok)
+	}
+	return out
+}
+
+func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], i gateway.VolumeInfo, runs bool) v1.Volume {
+	out := v1.Volume{Volume: v.Value, Revision: v.Revision, Status: v1.VolumeStatus{
+		State: v1.Online, Engine: i.Store.Engine, Location: i.Store.Location, Size: i.Size, BlockSize: v.Value.BlockSize,
+		ReadOnly: i.ReadOnly, Thin: i.Thin, SWP: i.WriteProtected, PreventRemoval: i.Locked, Busy: i.Busy,
+		UsedBy: s.UsersOf(v.Value.Name),
+	}}
+	if i.Offline {
+		out.Status.State = v1.Offline
+	}
+	if !runs {
+		out.Status.State, out.Status.Error = v1.Failed, "it is not running"
+		if e := d.failure(d.volumes, v.Value.Name); e != nil {
+			out.Status.Error = e.Reason
+		}
+	}
+	return out
+}
+
+// Volume implements api.Service.
+func (d *Daemon) Volume(_ context.Context, name string) (v1.Volume, error) {
+	s := d.st.Snapshot()
+	v, ok := s.Volume(name)
+	if !ok {
+		return v1.Volume{}, notFound(state.CodeVolumeNotFound, "volume", name)
+	}
+	info, err := d.gw.Volume(name)
+	return d.volume(s, v, info, err == nil), nil
+}
+
+func notFound(code, kind, name string) error {
+	return &state.Error{Class: state.NotFound, Code: code, Object: fmt.Sprintf("%s %q", kind, name), Reason: "does not exist",
+		Hint: fmt.Sprintf("blockgate %s list", kind)}
+}
+
+// ResizeVolume implements api.Service. The store grows first and the state
+// follows: a crash in between leaves a store larger than the state says, which
+// is taken as it is.
+func (d *Daemon) ResizeVolume(ctx context.Context, name string, size int64) (v1.Volume, error) {
+	v, err := d.Volume(ctx, name)
+	if err != nil {
+		return v, err
+	}
+	if v.Status.State == v1.Failed {
+		return v, &state.Error{Class: state.Conflict, Code: state.CodeResizeFailed, Object: fmt.Sprintf("volume %q", name),
+			Reason: "does not run: " + v.Status.Error, Hint: "blockgate volume retry " + name}
+	}
+	if size == 0 {
+		size, err = d.gw.RefreshVolume(ctx, name)
+	} else {
+		err = d.gw.ResizeVolume(ctx, name, size)
+	}
+	if err != nil {
+		e := volumeError(v.Volume, err)
+		e.Code = state.CodeResizeFailed
+		if errors.Is(err, backing.ErrNotSupported) {
+			e.Hint = "volumes grow and never shrink; a store that cannot grow by itself is extended below, then: blockgate volume resize " + name
+		}
+		return v, e
+	}
+	next := v.Volume
+	next.Size = size
+	if _, err := d.Apply(ctx, []state.Op{{Verb: state.Update, Kind: state.KindVolume, Volume: &next}}); err != nil {
+		return v, err
+	}
+	return d.Volume(ctx, name)
+}
+
+// RetryVolume implements api.Service.
+func (d *Daemon) RetryVolume(ctx context.Context, name string) (v1.Volume, error) {
+	v, err := d.Volume(ctx, name)
+	if err != nil || v.Status.State != v1.Failed {
+		return v, err
+	}
+	// A put of what is there already goes the way of every change, so that two
+	// retries, or a retry and a delete, do not meet.
+	_, err = d.Apply(ctx, []state.Op{{Verb: state.Update, Kind: state.KindVolume, IfRevision: v.Revision, Volume: &v.Volume}})
+	if err != nil {
+		return v, err
+	}
+	return d.Volume(ctx, name)
+}
+
+// Targets implements api.Service.
+func (d *Daemon) Targets(context.Context) []v1.Target {
+	s := d.st.Snapshot()
+	sessions := map[string]int{}
+	for _, ss := range d.gw.Sessions() {
+		sessions[ss.Target]++
+	}
+	all := s.Targets()
+	out := make([]v1.Target, len(all))
+	for i, t := range all {
+		out[i] = d.target(t, sessions[t.Value.Name])
+	}
+	return out
+}
+
+// Target implements api.Service.
+func (d *Daemon) Target(_ context.Context, name string) (v1.Target, error) {
+	t, ok := d.st.Snapshot().Target(name)
+	if !ok {
+		return v1.Target{}, notFound(state.CodeTargetNotFound, "target", name)
+	}
+	return d.target(t, d.sessionsOf(name)), nil
+}
+
+func (d *Daemon) target(t state.Stored[state.Target], sessions int) v1.Target {
+	out := v1.Target{Target: t.Value, Revision: t.Revision, Status: v1.TargetStatus{State: v1.Online, Sessions: sessions}}
+	if t.Value.Offline {
+		out.Status.State = v1.Offline
+	}
+	for _, l := range t.Value.LUNs {
+		if d.failure(d.volumes, l.Volume) != nil {
+			out.Status.FailedLUNs = append(out.Status.FailedLUNs, l.Number)
+		}
+	}
+	return out
+}
+
+// LUNs implements api.Service.
+func (d *Daemon) LUNs(_ context.Context, name string) ([]v1.LUN, error) {
+	s := d.st.Snapshot()
+	t, ok := s.Target(name)
+	if !ok {
+		return nil, notFound(state.CodeTargetNotFound, "target", name)
+	}
+	out := make([]v1.LUN, 0, len(t.Value.LUNs))
+	for _, l := range t.Value.LUNs {
+		v, _ := s.Volume(l.Volume)
+		info, err := d.gw.Volume(l.Volume)
+		out = append(out, v1.LUN{Number: l.Number, Volume: d.volume(s, v, info, err == nil)})
+	}
+	return out, nil
+}
+
+// Accounts implements api.Service.
+func (d *Daemon) Accounts(context.Context) []v1.Account {
+	out := []v1.Account{}
+	for _, a := range d.st.Snapshot().Accounts() {
+		out = append(out, v1.Account{User: a.Value.User, Revision: a.Revision})
+	}
+	return out
+}
+
+// Portals implements api.Service.
+func (d *Daemon) Portals(context.Context) []v1.Portal {
+	running := map[string]gateway.PortalInfo{}
+	out := []v1.Portal{}
+	for _, i := range d.gw.Portals() {
+		d.mu.RLock()
+		given := d.runtime[i.Bound.String()]
+		d.mu.RUnlock()
+		if !given {
+			running[i.Address] = i
+			continue
+		}
+		p := v1.Portal{Portal: state.Portal{Address: i.Address, Group: int(i.Group), Advertise: i.Advertise}, State: v1.Online, Bound: i.Bound.String(), Runtime: true}
+		if i.Err != nil {
+			p.State, p.Error = v1.Failed, i.Err.Error()
+		}
+		out = append(out, p)
+	}
+	for _, s := range d.st.Snapshot().Portals() {
+		p := v1.Portal{Portal: s.Value, Revision: s.Revision, State: v1.Online}
+		i, ok := running[s.Value.Address]
+		switch {
+		case ok && i.Err == nil:
+			p.Bound = i.Bound.String()
+		case ok:
+			p.State, p.Error = v1.Failed, i.Err.Error()
+		default:
+			p.State, p.Error = v1.Failed, "it is not running"
+			if e := d.failure(d.portals, s.Value.Address); e != nil {
+				p.Error = e.Reason
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// Sessions implements api.Service.
+func (d *Daemon) Sessions(_ context.Context, target string) []v1.Session {
+	s := d.st.Snapshot()
+	out := []v1.Session{}
+	for _, i := range d.gw.Sessions() {
+		if target != "" && i.Target != target {
+			continue
+		}
+		out = append(out, session(s, i))
+	}
+	return out
+}
+
+func session(s *state.Snapshot, i server.SessionInfo) v1.Session {
+	t, _ := s.Target(i.Target)
+	out := v1.Session{
+		ID: i.ID, TSIH: i.TSIH, Target: i.Target, TargetID: t.Value.ID, Initiator: i.Initiator, Alias: i.Alias,
+		ISID: hex.EncodeToString(i.ISID[:]), Discovery: i.Discovery, Started: i.Started, Conns: []v1.Connection{},
+		Params: negotiated(i.Params),
+	}
+	for _, c := range i.Conns {
+		out.Conns = append(out.Conns, v1.Connection{
+			CID: c.CID, Remote: c.Remote.String(), Local: c.Local.String(), RxBytes: c.RxBytes, TxBytes: c.TxBytes,
+			Commands: c.Commands, Responses: c.Responses, DataOutPDU: c.DataOutPDUs, DataInPDU: c.DataInPDUs,
+		})
+	}
+	return out
+}
+
+func negotiated(p iscsi.Params) map[string]string {
+	yes := func(b bool) string {
+		if b {
+			return "Yes"
+		}
+		return "No"
+	}
+	digest := func(b bool) string {
+		if b {
+			return "CRC32C"
+		}
+		return "None"
+	}
+	return map[string]string{
+		"HeaderDigest": digest(p.HeaderDigest), "DataDigest": digest(p.DataDigest),
+		"MaxConnections": strconv.Itoa(p.MaxConnections), "InitialR2T": yes(p.InitialR2T), "ImmediateData": yes(p.ImmediateData),
+		"MaxRecvDataSegmentLength": strconv.Itoa(p.MaxRecvDataSegment), "MaxXmitDataSegmentLength": strconv.Itoa(p.MaxXmitDataSegment),
+		"MaxBurstLength": strconv.Itoa(p.MaxBurst), "FirstBurstLength": strconv.Itoa(p.FirstBurst),
+		"MaxOutstandingR2T": strconv.Itoa(p.MaxOutstandingR2T), "DefaultTime2Wait": strconv.Itoa(p.DefaultTime2Wait),
+		"DefaultTime2Retain": strconv.Itoa(p.DefaultTime2Retain), "DataPDUInOrder": yes(p.DataPDUInOrder),
+		"DataSequenceInOrder": yes(p.DataSequenceInOrder), "ErrorRecoveryLevel": strconv.Itoa(p.ErrorRecoveryLevel),
+	}
+}
+
+func (d *Daemon) findSession(id uint64) (server.SessionInfo, error) {
+	for _, s := range d.gw.Sessions() {
+		if s.ID == id {
+			return s, nil
+		}
+	}
+	return server.SessionInfo{}, &state.Error{Class: state.NotFound, Code: state.CodeSessionNotFound, Object: fmt.Sprintf("session %d", id),
+		Reason: "does not exist", Hint: "blockgate session list"}
+}
+
+// CloseSession implements api.Service.
+func (d *Daemon) CloseSession(_ context.Context, id uint64) error {
+	s, err := d.findSession(id)
+	if err != nil {
+		return err
+	}
+	for _, c := range s.Conns {
+		// One that has gone by itself in the meantime is as good as closed.
+		_ = d.gw.CloseConnection(id, c.CID)
+	}
+	return nil
+}
+
+// CloseConnection implements api.Service.
+func (d *Daemon) CloseConnection(_ context.Context, id uint64, cid uint16) error {
+	if _, err := d.findSession(id); err != nil {
+		return err
+	}
+	if err := d.gw.CloseConnection(id, cid); err != nil {
+		return &state.Error{Class: state.NotFound, Code: state.CodeConnNotFound, Object: fmt.Sprintf("connection %d of session %d", cid, id),
+			Reason: "does not exist", Hint: "blockgate session list"}
+	}
+	return nil
+}
+
+// System implements api.Service.
+func (d *Daemon) System(context.Context) v1.System {
+	s := d.st.Snapshot()
+	sys := s.System()
+	d.mu.RLock()
+	failed := len(d.volumes) + len(d.portals)
+	d.mu.RUnlock()
+	return v1.System{
+		System: sys.Value, Revision: sys.Revision, Version: d.cfg.Version, PID: os.Getpid(), Started: d.started, StateDir: d.cfg.StateDir,
+		Volumes: len(s.Volumes()), Targets: len(s.Targets()), Sessions: len(d.gw.Sessions()), Failed: failed,
+	}
+}
+
+// Shutdown implements api.Service.
+func (d *Daemon) Shutdown(context.Context) error {
+	d.stopOnce.Do(func() { close(d.stopping) })
+	return nil
+}
+
+// Stats implements api.Service. The device server counts by unit, so a volume
+// that is a LUN of several targets shows the same counters at each.
+func (d *Daemon) Stats(_ context.Context, target string) []v1.NexusStat {
+	out := []v1.NexusStat{}
+	for _, t := range d.st.Snapshot().Targets() {
+		if target != "" && t.Value.Name != target {
+			continue
+		}
+		for _, l := range t.Value.LUNs {
+			v, err := d.gw.Volume(l.Volume)
+			if err != nil {
+				continue
+			}
+			out = append(out, v1.NexusStat{
+				Target: t.Value.Name, TargetID: t.Value.ID, LUN: l.Number,
+				ReadBytes: v.Stats.ReadBytes, ReadCommands: v.Stats.Reads,
+				WriteBytes: v.Stats.WrittenBytes, WriteCommands: v.Stats.Writes, Errors: v.Stats.Errors,
+			})
+		}
+	}
+	return out
+}
+
+// Engines implements api.Service.
+func (d *Daemon) Engines(context.Context) []v1.Engine {
+	out := []v1.Engine{}
+	for _, s := range d.gw.Engines() {
+		out = append(out, v1.Engine{Scheme: s})
+	}
+	return out
+}
