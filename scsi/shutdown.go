@@ -72,9 +72,10 @@ var ErrStuck = errors.New("the store still holds tasks")
 // is not closed. Close may be called again to go on waiting.
 func (u *Unit) Close(ctx context.Context) error {
 	u.mu.Lock()
-	u.closed = true
-	if u.drained == nil {
+	if !u.closed {
+		u.closed = true
 		u.drained = make(chan struct{})
+		u.special.Add(1) // so that tasks that are still to be Run look
 	}
 	u.drainedLocked()
 	done := u.drained
@@ -98,7 +99,7 @@ func (u *Unit) Close(ctx context.Context) error {
 // drainedLocked tells Close when no task can reach the store any more. Tasks that
 // wait for Run cannot: Run refuses them.
 func (u *Unit) drainedLocked() {
-	if !u.closed || u.drained == nil {
+	if !u.closed {
 		return
 	}
 	for t := u.head; t != nil; t = t.set.next {
