@@ -12,7 +12,6 @@ import (
 	"blockgate/backing"
 	"blockgate/backing/layer"
 	"blockgate/scsi"
-	"blockgate/scsi/pr"
 )
 
 // VolumeConfig says what a volume is.
@@ -445,10 +444,6 @@ func (g *Gateway) sized(ctx context.Context, name string, f func(context.Context
 		return fmt.Errorf("volume %q: the store does not answer: %w", name, ctx.Err())
 	}
 }
-
-// Reservations is where a unit keeps its persistent reservations through a
-// restart.
-type Reservations = pr.Store
 
 // noMedium stands in for the store of a unit without medium.
 type noMedium struct{ size int64 }

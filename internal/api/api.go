@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"reflect"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -47,6 +48,7 @@ const maxBody = 256 << 20
 // NewHandler makes the API's routes. version is shown in the description.
 func NewHandler(svc Service, version string) http.Handler {
 	cfg := huma.DefaultConfig("Blockgate", version)
+	cfg.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	cfg.CreateHooks = nil // no $schema fields in answers
 	cfg.DocsPath = ""     // the page would load scripts from elsewhere
 	cfg.Transformers = append(cfg.Transformers, problems)
@@ -59,23 +61,42 @@ func NewHandler(svc Service, version string) http.Handler {
 	return mux
 }
 
+// schemaName tells apart what is asked for (Volume) and what then runs
+// (VolumeInfo): the types have one name in two packages.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	if t.PkgPath() == reflect.TypeFor[v1.Volume]().PkgPath() {
+		switch name {
+		case "Volume", "Target", "LUN", "Account", "Portal", "System":
+			return name + "Info"
+		}
+	}
+	return name
+}
+
 type routes struct {
 	api huma.API
 	svc Service
 }
 
-// Shapes of requests and answers, as huma wants them.
+// Shapes of requests and answers, as huma wants them: it finds parameters in
+// embedded structures whose names are exported.
 type (
-	none           struct{}
-	answer[T any]  struct{ Body T }
-	request[T any] struct{ Body T }
-	named          struct {
+	none          struct{}
+	answer[T any] struct{ Body T }
+
+	// Request has a body.
+	Request[T any] struct{ Body T }
+	// Named has the name of a resource in its path.
+	Named struct {
 		Name string `path:"name"`
 	}
-	ofTarget struct {
+	// OfTarget may be restricted to one target.
+	OfTarget struct {
 		Target string `query:"target" doc:"only those of this target"`
 	}
-	ofSession struct {
+	// OfSession has the number of a session in its path.
+	OfSession struct {
 		ID uint64 `path:"id"`
 	}
 )
