@@ -47,7 +47,7 @@ func compareAndWriteOutLen(t *Task) (int64, *sense.Sense) {
 		return 0, s
 	}
 	n := 2 * int64(nblocks) * int64(t.unit.BlockSize())
-	if n > 0 && t.MaxOut != n {
+	if t.MaxOut != n {
 		s := sense.InvalidFieldInCDB(13, -1)
 		return 0, &s
 	}

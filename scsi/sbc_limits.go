@@ -11,6 +11,8 @@ const (
 	// maxDeallocBytes bounds what one command deallocates, or zeroes without a
 	// payload.
 	maxDeallocBytes = 4 << 30
+	// maxWriteSameBlocks bounds WRITE SAME in blocks.
+	maxWriteSameBlocks = 32 << 10
 	// maxFillBytes bounds what WRITE SAME may come down to writing out.
 	maxFillBytes = 64 << 20
 )
@@ -26,10 +28,12 @@ func (u *Unit) maxUnmap() (nblocks, ndescs uint64) {
 
 // maxWriteSame gives the MAXIMUM WRITE SAME LENGTH in blocks. It depends on
 // whether the store zeroes without a payload, as almost every WRITE SAME wants.
+// It stays below 65536: initiators take a longer one to mean that they can also
+// read and write as much at once.
 func (u *Unit) maxWriteSame() uint64 {
 	n := uint64(maxFillBytes)
 	if u.caps.zeroWriter != nil {
 		n = maxDeallocBytes
 	}
-	return n / uint64(u.BlockSize())
+	return min(n/uint64(u.BlockSize()), maxWriteSameBlocks)
 }

@@ -63,7 +63,9 @@ func NotReadyOffline() Sense     { return New(NotReady, 0x04, 0x12) }
 
 // UNIT ATTENTION.
 
-func PowerOn() Sense               { return New(UnitAttention, 0x29, 0x01) }
+// PowerOn is POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: initiators in the
+// field retry on 29/00 and give up on the more exact 29/01.
+func PowerOn() Sense               { return New(UnitAttention, 0x29, 0x00) }
 func BusReset() Sense              { return New(UnitAttention, 0x29, 0x02) }
 func DeviceReset() Sense           { return New(UnitAttention, 0x29, 0x03) }
 func NexusLoss() Sense             { return New(UnitAttention, 0x29, 0x07) }
