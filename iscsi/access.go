@@ -29,8 +29,9 @@ type Params struct {
 // usable; start from DefaultOffer.
 type Offer struct {
 	Params
-	// Digests the target accepts, in order of preference; the first that the
-	// initiator offers too wins. Values "None" and "CRC32C".
+	// Digests a target accepts: the first of the initiator's list that is among
+	// them wins (RFC 7143 §6.2.1). For an initiator, what it offers, in order of
+	// preference. Values "None" and "CRC32C".
 	HeaderDigests, DataDigests []string
 	// Local values, never negotiated.
 	MaxQueue    int // commands a session may have outstanding
