@@ -22,6 +22,10 @@ func modeSense(t *Task) {
 		t.Fail(sense.SavingNotSupported())
 		return
 	}
+	if code == pageAll && sub != 0 && sub != subpageAll {
+		t.Fail(sense.InvalidFieldInCDB(3, -1))
+		return
+	}
 	u.mu.Lock()
 	values, mask := u.mode, false
 	u.mu.Unlock()

@@ -6,6 +6,9 @@ package scsi
 const (
 	// maxCompareAndWriteBlocks is all that the CDB's length byte can say.
 	maxCompareAndWriteBlocks = 255
+	// maxUnmapBlocks bounds UNMAP in blocks: the field takes a limit beyond a
+	// million, other than none at all, for nonsense.
+	maxUnmapBlocks = 1 << 20
 	// maxUnmapDescs is the number of block descriptors in one UNMAP.
 	maxUnmapDescs = 256
 	// maxDeallocBytes bounds what one command deallocates, or zeroes without a
@@ -23,7 +26,7 @@ func (u *Unit) maxUnmap() (nblocks, ndescs uint64) {
 	if !u.thin() {
 		return 0, 0
 	}
-	return maxDeallocBytes / uint64(u.BlockSize()), maxUnmapDescs
+	return min(maxDeallocBytes/uint64(u.BlockSize()), maxUnmapBlocks), maxUnmapDescs
 }
 
 // maxWriteSame gives the MAXIMUM WRITE SAME LENGTH in blocks. It depends on

@@ -131,10 +131,6 @@ func vpdExtended(t *Task, b []byte) []byte {
 	return p
 }
 
-// maxUnmapReported bounds the MAXIMUM UNMAP LBA COUNT we report, in blocks. More
-// is accepted, but a limit beyond a million is taken for nonsense in the field.
-const maxUnmapReported = 1 << 20
-
 // vpdBlockLimits is the Block Limits page (SBC-3 §6.5.3).
 func vpdBlockLimits(t *Task, b []byte) []byte {
 	u := t.unit
@@ -156,7 +152,7 @@ func vpdBlockLimits(t *Task, b []byte) []byte {
 	be.PutUint32(p[12:], uint32(min(opt, maxTransfer)))
 	if u.thin() {
 		nblocks, ndescs := u.maxUnmap()
-		be.PutUint32(p[20:], uint32(min(nblocks, maxUnmapReported)))
+		be.PutUint32(p[20:], uint32(nblocks))
 		be.PutUint32(p[24:], uint32(ndescs))
 		g := max(uint32(u.info.DiscardGranularity>>u.blockShift), 1)
 		be.PutUint32(p[28:], g)
