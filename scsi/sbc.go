@@ -212,7 +212,9 @@ func flushOut(t *Task) bool {
 	return false
 }
 
-// storeOK ends the task with the sense data that fits if err is not nil.
+// storeOK ends the task with the sense data that fits if err is not nil; off is
+// where in the store it happened. Data-in is dropped then, so that a buffer that
+// was not filled is never sent with what another task left in it.
 func storeOK(t *Task, err error, a Access, off int64) bool {
 	if err == nil {
 		return true

@@ -10,13 +10,13 @@ func sbcDefectCommands() []Command {
 	return []Command{{
 		Name: "READ DEFECT DATA(10)", Op: 0x37, SA: NoSA,
 		Usage: []byte{0x37, 0, 0x1f, 0, 0, 0, 0, useBytes, useBytes, 0},
-		Types: TypeDisk, Dir: DirIn, Access: AccessNone, Reserve: ResRead,
+		Types: TypeDisk, Dir: DirIn, Access: AccessRead, Reserve: ResRead,
 		Run: readDefectData10,
 	}, {
 		Name: "READ DEFECT DATA(12)", Op: 0xb7, SA: NoSA,
 		Usage: []byte{0xb7, 0x1f, useBytes, useBytes, useBytes, useBytes,
 			useBytes, useBytes, useBytes, useBytes, 0, 0},
-		Types: TypeDisk, Dir: DirIn, Access: AccessNone, Reserve: ResRead,
+		Types: TypeDisk, Dir: DirIn, Access: AccessRead, Reserve: ResRead,
 		Run: readDefectData12,
 	}}
 }

@@ -49,9 +49,7 @@ func read(t *Task) {
 	if len(buf) == 0 {
 		return
 	}
-	if err := t.Store().ReadAt(t.Context(), buf, off); err != nil {
-		failRead(t, err, off)
-	}
+	storeOK(t, t.Store().ReadAt(t.Context(), buf, off), AccessRead, off)
 }
 
 // tryRead is read for data that is at hand. Whatever is wrong with the CDB is
@@ -75,17 +73,8 @@ func tryRead(t *Task) bool {
 		t.AllocIn(0)
 		return false
 	}
-	if err != nil {
-		failRead(t, err, off)
-	}
-	return true
-}
-
-// failRead takes the data-in away before it reports err: a buffer that was not
-// filled holds what another task left in it.
-func failRead(t *Task, err error, off int64) {
-	t.AllocIn(0)
 	storeOK(t, err, AccessRead, off)
+	return true
 }
 
 // transferOutLen is Command.OutLen of commands whose data-out is the blocks of
