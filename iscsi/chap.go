@@ -64,10 +64,12 @@ func (a CHAPAlgorithm) String() string {
 	return "CHAP_A " + strconv.Itoa(int(a))
 }
 
-// DefaultCHAPAlgorithms is what an initiator offers unless told otherwise, the
-// strongest first.
+// DefaultCHAPAlgorithms is what an initiator offers unless told otherwise. SHA3-256
+// comes first, as every target takes that has more than MD5 and SHA1. SHA256 comes
+// last, not for its strength: tgt takes its number for SHA1, and is to choose MD5
+// instead of failing.
 func DefaultCHAPAlgorithms() []CHAPAlgorithm {
-	all := []CHAPAlgorithm{CHAPSHA3_256, CHAPSHA256, CHAPSHA1, CHAPMD5}
+	all := []CHAPAlgorithm{CHAPSHA3_256, CHAPSHA1, CHAPMD5, CHAPSHA256}
 	return slices.DeleteFunc(all, func(a CHAPAlgorithm) bool { return a.new() == nil })
 }
 
