@@ -1,0 +1,132 @@
+package tgt
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	v1 "blockgate/internal/api/v1"
+	"blockgate/internal/state"
+)
+
+func (a *admin) account() error {
+	switch a.op {
+	case opNew:
+		res, err := a.api.CreateAccount(a.ctx, state.Account{User: a.user, Secret: a.password})
+		a.warn(res)
+		return err
+	case opDelete:
+		// tgt unbinds the account wherever it is bound.
+		res, err := a.api.DeleteAccount(a.ctx, a.user, true)
+		a.warn(res)
+		return err
+	case opShow:
+		return a.showAccounts()
+	}
+	if a.tid >= 0 {
+		return a.bindAccount()
+	}
+	return a.bindDiscovery()
+}
+
+// showAccounts lists the users, the newest first.
+func (a *admin) showAccounts() error {
+	list, err := a.api.Accounts(a.ctx)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	slices.SortStableFunc(list, func(x, y v1.Account) int { return cmp.Compare(y.Revision, x.Revision) })
+	fmt.Fprintln(a.out, "Account list:")
+	for _, acc := range list {
+		fmt.Fprintf(a.out, "    %s\n", acc.User)
+	}
+	return nil
+}
+
+func (a *admin) bindAccount() error {
+	t, err := a.findTarget()
+	if err != nil {
+		return err
+	}
+	if err := a.needAccount(); err != nil {
+		return err
+	}
+	res, err := a.api.UpdateTarget(a.ctx, t.Name, func(t *state.Target) error {
+		return a.rebind(&t.Accounts, &t.OutgoingAccount)
+	})
+	a.warn(res)
+	return err
+}
+
+// bindDiscovery is for an account without --tid: it then guards discovery.
+func (a *admin) bindDiscovery() error {
+	if err := a.needAccount(); err != nil {
+		return err
+	}
+	res, err := a.updateSystem(func(s *state.System) error {
+		return a.rebind(&s.DiscoveryAccounts, &s.DiscoveryOutgoingAccount)
+	})
+	a.warn(res)
+	return err
+}
+
+// needAccount makes sure that the account exists, before it is looked up where
+// it may be bound: tgt's messages come in this order.
+func (a *admin) needAccount() error {
+	list, err := a.api.Accounts(a.ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(list, func(acc v1.Account) bool { return acc.User == a.user }) {
+		return fail(msgNoAccount)
+	}
+	return nil
+}
+
+func (a *admin) rebind(incoming *[]string, outgoing *string) error {
+	bind := a.op == opBind
+	if a.outgoing {
+		switch {
+		case bind && *outgoing != "":
+			return fail(msgOutgoingExists)
+		case bind:
+			*outgoing = a.user
+		case *outgoing != a.user:
+			return fail(msgNoAccount)
+		default:
+			*outgoing = ""
+		}
+		return nil
+	}
+	i := slices.Index(*incoming, a.user)
+	switch {
+	case bind && i >= 0:
+		return fail(msgAccountExists)
+	case bind:
+		*incoming = append(*incoming, a.user)
+	case i < 0:
+		return fail(msgNoAccount)
+	default:
+		*incoming = slices.Delete(*incoming, i, i+1)
+	}
+	return nil
+}
+
+// updateSystem reads the settings, changes them and writes them back, again if
+// someone else changed them in between.
+func (a *admin) updateSystem(change func(*state.System) error) (v1.Result, error) {
+	for try := 0; ; try++ {
+		sys, err := a.api.System(a.ctx)
+		if err != nil {
+			return v1.Result{}, err
+		}
+		if err := change(&sys.System); err != nil {
+			return v1.Result{}, err
+		}
+		res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Update, Kind: state.KindSystem, IfRevision: sys.Revision, System: &sys.System})
+		if e := state.ErrorOf(err); e != nil && e.Code == state.CodeRevision && try < 10 {
+			continue
+		}
+		return res, err
+	}
+}

@@ -1,0 +1,55 @@
+package tgt
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "blockgate/internal/api/v1"
+	"blockgate/internal/state"
+)
+
+func (a *admin) portal() error {
+	if a.op == opShow {
+		return a.showPortals()
+	}
+	text, ok := strings.CutPrefix(a.params, "portal=")
+	if !ok {
+		return refuse("%q is not portal=ADDRESS[:PORT]", a.params)
+	}
+	addr, err := state.ParsePortal(text)
+	if err != nil {
+		return err
+	}
+	var res v1.Result
+	if a.op == opNew {
+		res, err = a.api.CreatePortal(a.ctx, state.Portal{Address: addr, Group: 1})
+	} else {
+		res, err = a.api.DeletePortal(a.ctx, addr)
+	}
+	a.warn(res)
+	return err
+}
+
+// showPortals lists the portals, the newest first; those of tgtd's command line
+// are the oldest.
+func (a *admin) showPortals() error {
+	list, err := a.api.Portals(a.ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(list, func(x, y v1.Portal) int { return cmp.Compare(y.Revision, x.Revision) })
+	for _, p := range list {
+		if p.State == v1.Failed {
+			note(a.stderr, fmt.Sprintf("portal %s does not listen: %s", p.Address, p.Error))
+			continue
+		}
+		addr := p.Address
+		if p.Bound != "" && strings.HasSuffix(addr, ":0") {
+			addr = p.Bound
+		}
+		fmt.Fprintf(a.out, "Portal: %s,%d\n", addr, p.Group)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package tgt
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	v1 "blockgate/internal/api/v1"
+	"blockgate/internal/state"
+)
+
+func (a *admin) system() error {
+	switch a.op {
+	case opShow:
+		return a.showSystem()
+	case opUpdate:
+		res, err := a.updateSystem(func(s *state.System) error { return setSystem(s, a.name, a.value) })
+		a.warn(res)
+		return err
+	case opStat:
+		return a.stat(func(statRow) bool { return true }, "")
+	}
+	return a.stop()
+}
+
+// setSystem does one "system update". Names and values match in case, as in tgt.
+func setSystem(s *state.System, name, value string) error {
+	keep := func(v string) error {
+		if s.Params == nil {
+			s.Params = map[string]string{}
+		}
+		s.Params[name] = v
+		return nil
+	}
+	switch name {
+	case "State":
+		if value != "ready" && value != "offline" {
+			return refuse("State is ready or offline, not %q", value)
+		}
+		s.Offline = value == "offline"
+		return nil
+	case "debug":
+		if value != "on" && value != "off" {
+			return refuse("debug is on or off, not %q", value)
+		}
+		s.Debug = value == "on"
+		return nil
+	case "iSNSServerIP":
+		return keep(value)
+	case "iSNSServerPort":
+		n, rest, ok := leadingNumber(value)
+		if !ok || rest == value || n > 65535 {
+			return refuse("iSNSServerPort=%q is not a port", value)
+		}
+		return keep(strconv.FormatUint(n, 10))
+	case "iSNS", "iSNSAccessControl":
+		if value == "Off" {
+			return nil
+		}
+		return refuse("%s=%s: targets are not registered with iSNS servers, nor is access asked for there", name, value)
+	}
+	return refuse("there is no system setting %q", name)
+}
+
+// stop ends the daemon, unless there are targets, and waits until its socket
+// refuses.
+func (a *admin) stop() error {
+	sys, err := a.api.System(a.ctx)
+	if err != nil {
+		return err
+	}
+	if sys.Targets > 0 {
+		return refuse("there are %d targets; delete them first, or send SIGTERM to process %d, which keeps them for the next start", sys.Targets, sys.PID)
+	}
+	if _, err := a.api.Shutdown(a.ctx); err != nil {
+		return err
+	}
+	a.api.Close()
+	for tick := time.NewTicker(10 * time.Millisecond); ; {
+		c, err := net.DialTimeout("unix", a.api.Socket(), time.Second)
+		if err != nil {
+			return nil
+		}
+		c.Close()
+		select {
+		case <-tick.C:
+		case <-a.ctx.Done():
+			return &failure{message: msgUnknown, detail: fmt.Sprintf("process %d was asked to end and still answers", sys.PID)}
+		}
+	}
+}
+
+// lld is about drivers: there is iSCSI, which runs as long as the daemon does.
+func (a *admin) lld() error {
+	sys, err := a.api.System(a.ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.op == opStart && a.driver == "iser":
+		return &failure{message: msgUnknown, detail: "iSER is not served"}
+	case a.op == opStart || a.driver == "iser" && a.op == opStop:
+		return nil
+	case a.op == opStop && sys.Targets > 0:
+		return fail(msgDriverBusy)
+	case a.op == opStop:
+		return &failure{message: msgNotSupported, detail: "the iSCSI driver ends with tgtd; portals are closed with --mode portal --op delete"}
+	}
+	targets, err := a.api.Targets(a.ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(targets, func(x, y v1.Target) int { return cmp.Compare(x.ID, y.ID) })
+	fmt.Fprintln(a.out, "LLDs:\n    iscsi: ready")
+	for _, t := range targets {
+		fmt.Fprintf(a.out, "        Target %d: %s\n", t.ID, t.Name)
+	}
+	fmt.Fprintln(a.out, "    iser: error")
+	return nil
+}

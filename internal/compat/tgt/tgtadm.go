@@ -1,0 +1,114 @@
+package tgt
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"blockgate/internal/api/client"
+	v1 "blockgate/internal/api/v1"
+)
+
+// patience is how long one tgtadm waits for the daemon. Opening a store takes
+// the most; the daemon has its own, shorter limits for it.
+const patience = 2 * time.Minute
+
+// RunTgtadm carries out one tgtadm command line (without the program's name)
+// and returns the exit status: 0, 22 for what is refused, 1 for an unknown mode
+// or operation, 107 when the daemon does not answer. getenv is asked for
+// TGT_IPC_SOCKET.
+func RunTgtadm(args []string, stdout, stderr io.Writer, getenv func(string) string) int {
+	r, end := parseTgtadm(args, stdout, stderr)
+	if end != nil {
+		return end.status
+	}
+	if m := r.check(); m != "" {
+		fmt.Fprintf(stderr, "tgtadm: %s\n", m)
+		return exitInvalid
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := client.New(socketPath(getenv, r.port))
+	defer c.Close()
+	out := bufio.NewWriterSize(stdout, 64<<10)
+	adm := &admin{request: r, ctx: ctx, api: c, out: out, stderr: stderr}
+	err := adm.run()
+	if err == nil {
+		err = out.Flush()
+	}
+	if err != nil {
+		return report(stderr, err)
+	}
+	return exitOK
+}
+
+// socketPath is the control socket of a control port.
+func socketPath(getenv func(string) string, port int) string {
+	prefix := getenv("TGT_IPC_SOCKET")
+	if prefix == "" {
+		prefix = "/var/run/tgtd/socket"
+	}
+	return prefix + "." + strconv.Itoa(port)
+}
+
+// admin carries out one checked request. Nothing is written to out before the
+// last answer of the daemon has come: a failure leaves standard output empty.
+type admin struct {
+	*request
+	ctx    context.Context
+	api    *client.Client
+	out    *bufio.Writer
+	stderr io.Writer
+}
+
+func (a *admin) run() error {
+	if a.driver != "iscsi" && a.driver != "" && !(a.driver == "iser" && a.mode == modeDriver) {
+		// The daemon is asked first: one that is away is the greater trouble.
+		if _, err := a.api.System(a.ctx); err != nil {
+			return err
+		}
+		return fail(msgNoDriver)
+	}
+	switch a.mode {
+	case modeSystem:
+		return a.system()
+	case modeTarget:
+		return a.target()
+	case modeUnit:
+		return a.unit()
+	case modePortal:
+		return a.portal()
+	case modeDriver:
+		return a.lld()
+	case modeSession:
+		return a.session()
+	case modeConnection:
+		return a.connection()
+	default:
+		return a.account()
+	}
+}
+
+// warn passes on what the daemon has to say about a change that it made.
+func (a *admin) warn(res v1.Result) {
+	for _, w := range res.Warnings {
+		note(a.stderr, "warning: "+w)
+	}
+}
+
+// findTarget finds the target of --tid.
+func (a *admin) findTarget() (*v1.Target, error) {
+	list, err := a.api.Targets(a.ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		if list[i].ID == a.tid && a.tid > 0 {
+			return &list[i], nil
+		}
+	}
+	return nil, fail(msgNoTarget)
+}

@@ -1,0 +1,233 @@
+package tgt
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "blockgate/internal/api/v1"
+	"blockgate/internal/state"
+)
+
+func (a *admin) unit() error {
+	switch a.op {
+	case opNew:
+		return a.newUnit()
+	case opDelete:
+		return a.deleteUnit()
+	case opUpdate:
+		return a.updateUnit()
+	}
+	t, err := a.findTarget()
+	if err != nil {
+		return err
+	}
+	if _, ok := findLUN(t, a.lun); !ok && !(a.lun == 0 && t.ControllerLUN0) {
+		return fail(msgNoUnit)
+	}
+	return a.stat(func(s statRow) bool { return s.lun == a.lun }, t.Name)
+}
+
+func findLUN(t *v1.Target, number uint64) (state.LUN, bool) {
+	i := slices.IndexFunc(t.LUNs, func(l state.LUN) bool { return l.Number == number })
+	if i < 0 {
+		return state.LUN{}, false
+	}
+	return t.LUNs[i], true
+}
+
+// volumeName is the name of the volume that is made for a unit.
+func volumeName(tid int, lun uint64) string { return fmt.Sprintf("tgt-%d-%d", tid, lun) }
+
+// owned tells whether tgtadm made the volume, and so removes it with its unit.
+func owned(v *state.Volume) bool { return v.Bstype != "" && strings.HasPrefix(v.Name, "tgt-") }
+
+func (a *admin) newUnit() error {
+	t, err := a.findTarget()
+	if err != nil {
+		return err
+	}
+	if _, ok := findLUN(t, a.lun); ok || a.lun == 0 {
+		return fail(msgUnitExists)
+	}
+	v, err := a.newVolume()
+	if err != nil {
+		return err
+	}
+	res, err := a.create(t, v)
+	if e := state.ErrorOf(err); e != nil && e.Code == state.CodeOpenFailed {
+		switch {
+		case strings.Contains(e.Reason, "permission denied"), strings.Contains(e.Reason, "read-only file system"):
+			// As tgt does; the listing then says "Readonly: Yes".
+			v.ReadOnly, v.Unit.ReadOnly = true, true
+			if again, err2 := a.create(t, v); err2 == nil {
+				res, err = again, nil
+			}
+		case e.Class == state.Conflict:
+			if again, err2 := a.share(t, v); err2 == nil {
+				res, err = again, nil
+			}
+		}
+	}
+	a.warn(res)
+	return err
+}
+
+// newVolume is the volume that the command line asks for, with the identity
+// that tgt gives a unit.
+func (a *admin) newVolume() (*state.Volume, error) {
+	kind := a.bstype
+	if kind == "" {
+		kind = defaultBstype(a.deviceType)
+	}
+	b, ok := findBstype(kind)
+	if !ok {
+		return nil, refuse("there is no bstype %q", kind)
+	}
+	if a.deviceType != "disk" {
+		why := b.lacks
+		if why == "" {
+			why = "only disks are served"
+		}
+		return nil, refuse("device type %s: %s", a.deviceType, why)
+	}
+	v := &state.Volume{Name: volumeName(a.tid, a.lun), BlockSize: a.unitBlockSize()}
+	if err := b.store(v, a.path, a.bsflags); err != nil {
+		return nil, err
+	}
+	thin := false
+	v.Unit = state.UnitParams{
+		Type: "disk", Vendor: "IET", Product: "VIRTUAL-DISK", Revision: "0001",
+		SCSIID: defaultID(a.tid, a.lun), Serial: defaultSerial(a.tid, a.lun), Thin: &thin,
+	}
+	if a.path == "" {
+		v.Unit.Removable, v.Unit.Offline = true, true
+	}
+	return v, nil
+}
+
+// unitBlockSize reads --blocksize. tgt takes 512 for what cannot be a block
+// size, without a word.
+func (a *admin) unitBlockSize() int {
+	if a.blockSize == "" {
+		return 512
+	}
+	v, _, ok := leadingNumber(a.blockSize)
+	if !ok || v < 512 || v > 1<<20 || v&(v-1) != 0 {
+		note(a.stderr, fmt.Sprintf("a block size of %s is not possible, 512 bytes are used", a.blockSize))
+		return 512
+	}
+	return int(v)
+}
+
+// create makes volume and LUN in one step. A name that is taken, because the
+// volume of an earlier target with this number was kept, gets a random ending.
+func (a *admin) create(t *v1.Target, v *state.Volume) (v1.Result, error) {
+	for try := 0; ; try++ {
+		res, err := a.api.Apply(a.ctx,
+			state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: v},
+			state.Op{Verb: state.Create, Kind: state.KindLUN, Name: t.Name, LUN: &state.LUN{Number: a.lun, Volume: v.Name}})
+		if e := state.ErrorOf(err); e == nil || e.Code != state.CodeVolumeExists || try == 3 {
+			return res, err
+		}
+		var b [4]byte
+		rand.Read(b[:])
+		v.Name = volumeName(a.tid, a.lun) + "-" + hex.EncodeToString(b[:])
+	}
+}
+
+// share maps the volume that has this store open already. tgt lets two units
+// open one file and gives them different identities; here they are one unit with
+// several LUNs, so that multipath and reservations work across them.
+func (a *admin) share(t *v1.Target, v *state.Volume) (v1.Result, error) {
+	list, err := a.api.Volumes(a.ctx)
+	if err != nil {
+		return v1.Result{}, err
+	}
+	i := slices.IndexFunc(list, func(o v1.Volume) bool {
+		return owned(&o.Volume) && o.URL == v.URL && o.BlockSize == v.BlockSize && o.Bstype == v.Bstype && o.Sync == v.Sync && o.Direct == v.Direct
+	})
+	if i < 0 {
+		return v1.Result{}, fail(msgInvalid)
+	}
+	res, err := a.api.AddLUN(a.ctx, t.Name, state.LUN{Number: a.lun, Volume: list[i].Name})
+	if err == nil {
+		note(a.stderr, fmt.Sprintf("%s is served already: this LUN is another path to the unit with serial number %s", v.BackingStore, list[i].Unit.Serial))
+	}
+	return res, err
+}
+
+func (a *admin) deleteUnit() error {
+	if a.lun == 0 {
+		if _, err := a.api.System(a.ctx); err != nil {
+			return err
+		}
+		return refuse("LUN 0 is the target's controller, which goes with the target")
+	}
+	t, err := a.findTarget()
+	if err != nil {
+		if f, ok := err.(*failure); ok && f.message == msgNoTarget {
+			return fail(msgNoUnit)
+		}
+		return err
+	}
+	l, ok := findLUN(t, a.lun)
+	if !ok {
+		return fail(msgNoUnit)
+	}
+	v, err := a.api.Volume(a.ctx, l.Volume)
+	if err != nil {
+		return err
+	}
+	ops := []state.Op{{Verb: state.Delete, Kind: state.KindLUN, Name: t.Name, LUN: &state.LUN{Number: a.lun}}}
+	if owned(&v.Volume) && len(v.Status.UsedBy) == 1 {
+		ops = append(ops, state.Op{Verb: state.Delete, Kind: state.KindVolume, Name: v.Name})
+	}
+	res, err := a.api.Apply(a.ctx, ops...)
+	a.warn(res)
+	return err
+}
+
+func (a *admin) updateUnit() error {
+	t, err := a.findTarget()
+	if err != nil {
+		return err
+	}
+	if a.lun == 0 && t.ControllerLUN0 {
+		if a.params == "" {
+			return nil
+		}
+		return refuse("LUN 0 is the target's controller; it has no parameters")
+	}
+	l, ok := findLUN(t, a.lun)
+	if !ok {
+		return fail(msgNoUnit)
+	}
+	if a.params == "" {
+		return nil
+	}
+	for try := 0; ; try++ {
+		v, err := a.api.Volume(a.ctx, l.Volume)
+		if err != nil {
+			return err
+		}
+		refresh, err := setUnitParams(&v, a.params)
+		if err != nil {
+			return err
+		}
+		res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Update, Kind: state.KindVolume, IfRevision: v.Revision, Volume: &v.Volume})
+		if e := state.ErrorOf(err); e != nil && e.Code == state.CodeRevision && try < 10 {
+			continue
+		}
+		a.warn(res)
+		if err == nil && refresh {
+			// The change itself is done; a size that cannot be read anew is no failure of it.
+			if _, err := a.api.ResizeVolume(a.ctx, l.Volume, 0); err != nil {
+				note(a.stderr, "the size was not read again: "+state.ErrorOf(err).Error())
+			}
+		}
+		return err
+	}
+}
