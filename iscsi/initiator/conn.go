@@ -89,7 +89,13 @@ func (c *conn) read() {
 			err = c.handle(&c.h)
 		}
 	}
-	s.fail(lost(c, "receive", err))
+	err = lost(c, "receive", err)
+	if errors.Is(err, ErrConnectionLost) && c.cid != 0 && s.leaving() {
+		// A target may close the other connections before its answer to the
+		// logout has come by the leading one. Logout closes dead in any case.
+		<-c.dead
+	}
+	s.fail(err)
 	<-c.written
 	s.mu.Lock()
 	for c.writing && !c.handed {

@@ -210,3 +210,10 @@ func (s *Session) Logout(ctx context.Context) error {
 	}
 	return nil
 }
+
+// leaving reports whether a logout is under way.
+func (s *Session) leaving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
