@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"blockgate/scsi/pr"
@@ -40,6 +41,10 @@ type Nexus struct {
 	luns   atomic.Pointer[lunMap]
 	absent *itl
 	wlun   *itl
+
+	// left are units that were taken away while tasks of this nexus ran on them;
+	// under the device's mutex.
+	left []*itl
 }
 
 // itl is the state of one I_T_L nexus.
@@ -144,6 +149,7 @@ func (n *Nexus) updateLocked(lun uint64, u *Unit) {
 	n.luns.Store(m)
 	if old != nil {
 		old.unit.leave(old)
+		n.left = append(slices.DeleteFunc(n.left, func(i *itl) bool { return !i.unit.holds(i) }), old)
 	}
 	m.all(func(i *itl) { i.attn.raise(attnReportedLUNs) })
 }
@@ -168,6 +174,8 @@ func (n *Nexus) Detach(done func()) {
 	_, attached := d.nexuses[n]
 	delete(d.nexuses, n)
 	m := n.luns.Swap(&lunMap{})
+	left := n.left
+	n.left = nil
 	d.mu.Unlock()
 	if !attached {
 		done()
@@ -179,6 +187,9 @@ func (n *Nexus) Detach(done func()) {
 		i.unit.abort(op, func(t *Task) bool { return t.Nexus == n }, nil)
 	}
 	m.all(abort)
+	for _, i := range left {
+		abort(i)
+	}
 	abort(n.absent)
 	abort(n.wlun)
 	op.release()
@@ -205,6 +216,18 @@ func (u *Unit) leave(i *itl) {
 	delete(u.itls, i)
 	i.prevent = false
 	u.reserve6.CompareAndSwap(i, nil)
+}
+
+// holds reports whether a task of the I_T_L nexus is in the task set.
+func (u *Unit) holds(i *itl) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for t := u.head; t != nil; t = t.set.next {
+		if t.itl == i {
+			return true
+		}
+	}
+	return false
 }
 
 // raise establishes an attention for every nexus of the unit except one (or nil).

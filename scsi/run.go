@@ -210,7 +210,7 @@ func (t *Task) FailStore(err error, access Access, lba uint64) {
 	case t.state.Load()&flagAborted != 0, errors.Is(err, context.Canceled):
 		// Aborted tasks send no status; should the store have given up by
 		// itself the initiator may try again.
-		t.Fail(sense.New(sense.AbortedCommand, 0x00, 0x00))
+		t.Fail(sense.CommandAborted())
 		return
 	case errors.Is(err, backing.ErrNoSpace):
 		t.Fail(sense.SpaceAllocationFailed())

@@ -94,7 +94,7 @@ func spcCommands() []Command {
 // ready, as parameter data (SPC-4 §6.39).
 func requestSense(t *Task) {
 	u := t.unit
-	s := sense.New(sense.NoSense, 0, 0)
+	s := sense.Nothing()
 	flags := u.flags.Load()
 	if u.absent {
 		s = sense.LUNotSupported()

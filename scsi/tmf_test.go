@@ -217,6 +217,31 @@ func TestDetach(t *testing.T) {
 	})
 }
 
+// A nexus is gone only when tasks on units that were taken away are, too.
+func TestDetachAfterRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		n := r.login("a")
+		release := r.store.hold(0)
+		running := n.start(scsi.Simple, read10(0, 1), nil)
+		synctest.Wait()
+		if err := r.dev.RemoveUnit(0); err != nil {
+			t.Fatal(err)
+		}
+		gone := make(chan struct{})
+		n.nx.Detach(func() { close(gone) })
+		synctest.Wait()
+		select {
+		case <-gone:
+			t.Error("gone while a removed unit holds a task")
+		default:
+		}
+		release()
+		<-gone
+		n.expect("", running, "aborted")
+	})
+}
+
 func TestAbandon(t *testing.T) {
 	r := newRig(t, nil)
 	n := r.login("a")

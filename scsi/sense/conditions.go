@@ -105,6 +105,12 @@ func WriteFault(lba uint64) Sense { return New(MediumError, 0x0c, 0x00).WithInfo
 // SyncFailed: what had been written could not be made durable.
 func SyncFailed() Sense { return New(MediumError, 0x0c, 0x02) }
 
+// CommandAborted: the command ended for no fault of its own and may be sent again.
+func CommandAborted() Sense { return New(AbortedCommand, 0x00, 0x00) }
+
+// Nothing: there is no sense data to report.
+func Nothing() Sense { return New(NoSense, 0x00, 0x00) }
+
 // InternalFailure: INTERNAL TARGET FAILURE.
 func InternalFailure() Sense { return New(HardwareError, 0x44, 0x00) }
 
