@@ -119,24 +119,24 @@ func blockLimits(r *sbcRig) []byte {
 }
 
 func TestSBCUnmapLimit(t *testing.T) {
+	const bs, first = 4096, 1<<29 - 5
 	v := newVastDisk()
 	v.caps = backing.CapDiscard
-	r := newSBCRig(t, newMemDisk(512, 0), func(c *scsi.UnitConfig) { c.Store = v })
+	r := newSBCRig(t, newMemDisk(bs, 0), func(c *scsi.UnitConfig) { c.Store, c.BlockSize = v, bs })
 	limit := uint64(binary.BigEndian.Uint32(blockLimits(r)[20:]))
-	p := unmapParams([2]uint64{7, 1}, [2]uint64{1 << 32, limit})
+	p := unmapParams([2]uint64{7, 1}, [2]uint64{first, limit})
 	r.bad("one more", r.do(unmapCDB(len(p)), p), sense.InvalidFieldInParameterList(8+16+8, -1))
 	if *v.written != 0 {
 		t.Error("a refused UNMAP unmapped something")
 	}
-	const first = 1<<32 - 5 // pieces are cut inside
 	p = unmapParams([2]uint64{7, 1}, [2]uint64{first, limit - 1})
 	r.good("as many", r.do(unmapCDB(len(p)), p))
-	if *v.written != int64(limit)*512 {
+	if *v.written != int64(limit)*bs {
 		t.Errorf("%d bytes were unmapped", *v.written)
 	}
 	// No deallocation unit is split where the range is cut.
 	for _, at := range *v.cuts {
-		if at%(1<<30) != 0 && at != 8*512 && at != int64(first+limit-1)*512 {
+		if at%(1<<30) != 0 && at != 8*bs && at != int64(first+limit-1)*bs {
 			t.Errorf("the range was cut at %d", at)
 		}
 	}
