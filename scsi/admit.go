@@ -91,9 +91,10 @@ func (t *Task) check(i *itl, u *Unit) (sense.Sense, Status) {
 	return s, Good
 }
 
-// needsMedium: the command cannot be done by a unit that is not ready.
+// needsMedium: the command cannot be done by a unit that is not ready. MODE
+// SELECT and START STOP UNIT, which write the cache back at most, can.
 func (c *Command) needsMedium() bool {
-	return c.Access != AccessNone || c.Medium || c.Op == opTestUnitReady ||
+	return c.Access != AccessNone || c.Medium && !c.Waits || c.Op == opTestUnitReady ||
 		c.Op == opReadCapacity10 || c.Op == opServiceActionIn16
 }
 

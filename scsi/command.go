@@ -84,8 +84,9 @@ type Command struct {
 	// Medium: the handler waits for the store, so it runs on a goroutine that
 	// may block unless the store is prompt.
 	Medium bool
-	// Waits: the handler may wait also if the store is prompt, or for something
-	// else than the store, so it never runs on the transport's goroutine.
+	// Waits: the handler may wait also if the store is prompt (it flushes), or
+	// without Medium for something else than the store, so it never runs on the
+	// transport's goroutine.
 	Waits bool
 	// Supported says whether this unit has the command; nil means that it has.
 	// A unit whose store cannot unmap does not have UNMAP.

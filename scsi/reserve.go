@@ -1,7 +1,9 @@
 package scsi
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"blockgate/scsi/pr"
@@ -167,6 +169,18 @@ func attentionOf(s sense.Sense) attention {
 		}
 	}
 	panic("scsi: package pr asks for " + s.String())
+}
+
+// PurgeReservations releases the persistent reservation and removes every
+// registration, as CLEAR would, for when the hosts that hold them will not come
+// back. The change is durable, if the reservations are kept, when it returns nil.
+func (u *Unit) PurgeReservations(ctx context.Context) error {
+	res := u.pr.Purge(ctx)
+	u.apply(res, nil)
+	if res.Sense != nil {
+		return fmt.Errorf("scsi: unit %s: the reservations could not be purged: %v", u.name(), *res.Sense)
+	}
+	return nil
 }
 
 // Reservations gives the persistent reservation state for administrators.

@@ -93,36 +93,57 @@ func (u *Unit) submit(t *Task) {
 	u.mu.Unlock()
 }
 
-// queueLocked appends the task to the workers' queue and sees to a worker.
+// workQueue is a first-in first-out queue with goroutines that come when there is
+// work and go when there is none.
+type workQueue struct {
+	head, tail *Task
+	workers    int
+	limit      int
+}
+
+// controlWorkers run what does not wait for the store. They are apart from the
+// others so that PERSISTENT RESERVE OUT can fence a host while the store hangs.
+const controlWorkers = 8
+
+func (u *Unit) queueOf(t *Task) *workQueue {
+	if t.row.Medium {
+		return &u.mediumWork
+	}
+	return &u.controlWork
+}
+
+// queueLocked appends the task to its queue and sees to a worker.
 func (u *Unit) queueLocked(t *Task) {
 	t.setPhase(phaseQueued)
 	t.set.qnext = nil
-	if u.qtail != nil {
-		u.qtail.set.qnext = t
+	q := u.queueOf(t)
+	if q.tail != nil {
+		q.tail.set.qnext = t
 	} else {
-		u.qhead = t
+		q.head = t
 	}
-	u.qtail = t
-	if u.workers < u.maxWorkers {
-		u.workers++
-		go u.work()
+	q.tail = t
+	if q.workers < q.limit {
+		q.workers++
+		go u.work(q)
 	}
 }
 
-// dropQueuedLocked takes a task out of the middle of the workers' queue.
+// dropQueuedLocked takes a task out of the middle of its queue.
 func (u *Unit) dropQueuedLocked(t *Task) {
+	q := u.queueOf(t)
 	var prev *Task
-	for q := u.qhead; q != nil; prev, q = q, q.set.qnext {
-		if q != t {
+	for o := q.head; o != nil; prev, o = o, o.set.qnext {
+		if o != t {
 			continue
 		}
 		if prev != nil {
 			prev.set.qnext = t.set.qnext
 		} else {
-			u.qhead = t.set.qnext
+			q.head = t.set.qnext
 		}
-		if u.qtail == t {
-			u.qtail = prev
+		if q.tail == t {
+			q.tail = prev
 		}
 		t.set.qnext = nil
 		return
@@ -130,18 +151,18 @@ func (u *Unit) dropQueuedLocked(t *Task) {
 }
 
 // work runs queued tasks until there are none.
-func (u *Unit) work() {
+func (u *Unit) work(q *workQueue) {
 	u.mu.Lock()
 	for {
-		t := u.qhead
+		t := q.head
 		if t == nil {
-			u.workers--
+			q.workers--
 			u.mu.Unlock()
 			return
 		}
-		u.qhead = t.set.qnext
-		if u.qhead == nil {
-			u.qtail = nil
+		q.head = t.set.qnext
+		if q.head == nil {
+			q.tail = nil
 		}
 		t.set.qnext = nil
 		t.setPhase(phaseRunning)

@@ -23,7 +23,7 @@ func (u *Unit) Stats() UnitStats {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	s := u.stats
-	s.Tasks, s.Workers = u.ntasks, u.workers
+	s.Tasks, s.Workers = u.ntasks, u.mediumWork.workers+u.controlWork.workers
 	for t := u.head; t != nil; t = t.set.next {
 		if t.state.Load()&flagAborted != 0 {
 			s.Stuck++

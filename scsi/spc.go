@@ -53,11 +53,11 @@ func spcCommands() []Command {
 	}, {
 		Name: "MODE SELECT(6)", Op: 0x15, SA: NoSA,
 		Usage: []byte{0x15, 0x11, 0, 0, 0xff, 0},
-		Types: withMedium, Dir: DirOut, Reserve: ResWrite, Waits: true, OutLen: modeSelectLen, Run: modeSelect,
+		Types: withMedium, Dir: DirOut, Reserve: ResWrite, Medium: true, Waits: true, OutLen: modeSelectLen, Run: modeSelect,
 	}, {
 		Name: "MODE SELECT(10)", Op: 0x55, SA: NoSA,
 		Usage: []byte{0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0},
-		Types: withMedium, Dir: DirOut, Reserve: ResWrite, Waits: true, OutLen: modeSelectLen, Run: modeSelect,
+		Types: withMedium, Dir: DirOut, Reserve: ResWrite, Medium: true, Waits: true, OutLen: modeSelectLen, Run: modeSelect,
 	}, {
 		Name: "LOG SENSE", Op: 0x4d, SA: NoSA,
 		Usage: []byte{0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0},
@@ -69,7 +69,7 @@ func spcCommands() []Command {
 	}, {
 		Name: "START STOP UNIT", Op: 0x1b, SA: NoSA,
 		Usage: []byte{0x1b, 0x01, 0, 0x0f, 0xf7, 0},
-		Types: withMedium, Reserve: ResOwn, Waits: true, Run: startStopUnit,
+		Types: withMedium, Reserve: ResOwn, Medium: true, Waits: true, Run: startStopUnit,
 	}, {
 		Name: "PREVENT ALLOW MEDIUM REMOVAL", Op: 0x1e, SA: NoSA,
 		Usage: []byte{0x1e, 0, 0, 0, 0x03, 0},

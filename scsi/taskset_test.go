@@ -159,6 +159,31 @@ func TestSlowUnitsKeepToThemselves(t *testing.T) {
 	})
 }
 
+// A host can be fenced while the store hangs with every worker in it.
+func TestReservationsWorkWhileTheStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *scsi.UnitConfig) { c.Workers = 2 })
+		n := r.login("a")
+		release := r.store.hold(0)
+		var ps []*pending
+		for range 8 {
+			ps = append(ps, n.start(scsi.Simple, read10(0, 1), nil))
+		}
+		n.expect("REGISTER", n.prOut(0, 0, 0, 0xa, 0), "good")
+		n.expect("RESERVE", n.prOut(1, 0x05, 0xa, 0, 0), "good")
+		release()
+		for _, p := range ps {
+			<-p.done
+		}
+		if err := r.unit.PurgeReservations(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := r.unit.Reservations(); len(s.Registrations) != 0 || s.Type != 0 {
+			t.Errorf("after the purge: %+v", s)
+		}
+	})
+}
+
 func TestTaskSetFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)

@@ -114,7 +114,6 @@ type Unit struct {
 	maxTransfer   int64
 	physicalExp   int
 	lowestAligned int
-	maxWorkers    int
 	pr            *pr.Reservations
 
 	cfg      atomic.Pointer[UnitConfig]
@@ -124,20 +123,20 @@ type Unit struct {
 
 	special atomic.Int32 // tasks that others must look at before they start
 
-	mu           sync.Mutex
-	head, tail   *Task // the task set, oldest first
-	ntasks       int
-	nblocked     int
-	ordering     int // ORDERED and HEAD OF QUEUE tasks in the set
-	seq          uint64
-	exclusive    []*Task
-	qhead, qtail *Task // what waits for a worker
-	workers      int
-	closed       bool
-	drained      chan struct{} // made by Close
-	itls         map[*itl]struct{}
-	mode         modePages
-	stats        UnitStats
+	mu          sync.Mutex
+	head, tail  *Task // the task set, oldest first
+	ntasks      int
+	nblocked    int
+	ordering    int // ORDERED and HEAD OF QUEUE tasks in the set
+	seq         uint64
+	exclusive   []*Task
+	mediumWork  workQueue
+	controlWork workQueue
+	closed      bool
+	drained     chan struct{} // made by Close
+	itls        map[*itl]struct{}
+	mode        modePages
+	stats       UnitStats
 }
 
 // NewUnit makes a logical unit. It loads persistent reservations, if there is a
@@ -159,8 +158,8 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 	u := &Unit{
 		table: sharedTable(), typeBit: cfg.Type.bit(), log: cfg.Logger, store: cfg.Store,
 		blockShift:  uint(bits.TrailingZeros(uint(cfg.BlockSize))),
-		maxTransfer: max(cfg.MaxTransfer, int64(cfg.BlockSize)), maxWorkers: cfg.Workers,
-		lowestAligned: cfg.LowestAligned,
+		maxTransfer: max(cfg.MaxTransfer, int64(cfg.BlockSize)), lowestAligned: cfg.LowestAligned,
+		mediumWork: workQueue{limit: cfg.Workers}, controlWork: workQueue{limit: controlWorkers},
 	}
 	if u.log == nil {
 		u.log = slog.New(slog.DiscardHandler)
@@ -239,7 +238,8 @@ func (u *Unit) attachStore(s backing.Store, cfg *UnitConfig) {
 
 // newInternalUnit makes a unit that every device has without being told.
 func newInternalUnit(t DeviceType, log *slog.Logger) *Unit {
-	u := &Unit{table: sharedTable(), typeBit: t.bit(), log: log, prompt: true, maxWorkers: 1, maxTransfer: 1}
+	u := &Unit{table: sharedTable(), typeBit: t.bit(), log: log, prompt: true, maxTransfer: 1}
+	u.mediumWork.limit, u.controlWork.limit = 1, 1
 	u.cfg.Store(&UnitConfig{Type: t, BlockSize: 512, Vendor: "BLKGATE", Product: "Well Known LU", Revision: "1"})
 	u.pr, _ = pr.New(context.Background(), nil, pr.Topology{}) // without a store it cannot fail
 	return u
