@@ -176,3 +176,6 @@ func interfaceAddrs() []netip.Addr {
 	}
 	return out
 }
+
+// LocalAddresses are the addresses by which others may reach this machine.
+func LocalAddresses() []netip.Addr { return interfaceAddrs() }

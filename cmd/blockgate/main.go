@@ -1,0 +1,32 @@
+// Command blockgate turns any storage into an iSCSI SAN disk. Called by the
+// name of a tool that it replaces (tgtd, tgtadm), or with that name as its first
+// argument, it speaks that tool's command line.
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"blockgate/internal/cli"
+	"blockgate/internal/compat/tgt"
+)
+
+func main() {
+	personalities := map[string]func(context.Context, []string) int{
+		"tgtd": func(ctx context.Context, args []string) int {
+			return tgt.RunTgtd(ctx, args, os.Stdout, os.Stderr, os.Getenv)
+		},
+		"tgtadm": func(_ context.Context, args []string) int {
+			return tgt.RunTgtadm(args, os.Stdout, os.Stderr, os.Getenv)
+		},
+	}
+	ctx := context.Background()
+	if run, ok := personalities[filepath.Base(os.Args[0])]; ok {
+		os.Exit(run(ctx, os.Args[1:]))
+	}
+	os.Exit(cli.Main(ctx, cli.Env{
+		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
+		Personalities: personalities,
+	}))
+}

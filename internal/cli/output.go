@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+)
+
+// table is rows of cells under a head; print aligns them with spaces.
+type table struct {
+	head []string
+	rows [][]string
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+func (t *table) print(w io.Writer) error {
+	width := make([]int, len(t.head))
+	all := append([][]string{t.head}, t.rows...)
+	for _, r := range all {
+		for i, c := range r {
+			width[i] = max(width[i], utf8.RuneCountInString(c))
+		}
+	}
+	var b strings.Builder
+	for _, r := range all {
+		var line strings.Builder
+		for i, c := range r {
+			if c == "" {
+				c = "-"
+			}
+			line.WriteString(c)
+			line.WriteString(strings.Repeat(" ", max(width[i]-utf8.RuneCountInString(c), 0)+2))
+		}
+		b.WriteString(strings.TrimRight(line.String(), " "))
+		b.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// answer prints v as JSON or YAML if that was asked for, and the table
+// otherwise. An empty table is not printed; nothing is what there is.
+func (a *app) answer(v any, t func() *table) error {
+	switch a.output {
+	case "json":
+		enc := json.NewEncoder(a.Stdout)
+		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
+		return enc.Encode(v)
+	case "yaml":
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		out, err := yaml.JSONToYAML(raw)
+		if err != nil {
+			return err
+		}
+		_, err = a.Stdout.Write(out)
+		return err
+	}
+	tab := t()
+	if len(tab.rows) == 0 {
+		return nil
+	}
+	return tab.print(a.Stdout)
+}
+
+// done says that something was done: a line for people on stderr, nothing on
+// stdout, where programs look for answers.
+func (a *app) done(format string, v ...any) error {
+	if a.output == "table" {
+		a.note(format, v...)
+	}
+	return nil
+}
+
+// formatSize shows bytes in binary units, exactly where that is short: 10 GiB,
+// 1.5 GiB, 1000 B.
+func formatSize(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	unit, f := -1, float64(n)
+	for f >= 1024 && unit < 5 {
+		f /= 1024
+		unit++
+	}
+	s := fmt.Sprintf("%.1f", f)
+	return fmt.Sprintf("%s %ciB", strings.TrimSuffix(s, ".0"), "KMGTPE"[unit])
+}
