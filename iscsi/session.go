@@ -152,12 +152,12 @@ func (s *Session) sequence(h *BHS) verdict {
 	defer s.mu.Unlock()
 	sn, exp := h.CmdSN(), s.expCmdSN.Load()
 	switch {
+	case SNLess(sn, exp) || SNLess(s.maxCmdSN(), sn):
+		return drop
 	case sn == exp:
 		s.inflight.Add(1)
 		s.advance()
 		return deliver
-	case SNLess(sn, exp) || SNLess(s.maxCmdSN(), sn):
-		return drop
 	}
 	if _, dup := s.held[sn]; dup {
 		return drop

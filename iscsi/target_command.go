@@ -39,7 +39,8 @@ type command struct {
 	unsolOff int
 	received int
 	full     bool // answered TASK SET FULL by us, whatever the task says
-	gone     bool // no longer in tasks, its window place is given back
+	gone     bool // ended for the initiator, or about to: only its response is left
+	queued   bool // its response waits to be sent
 
 	// tx only.
 	sent   int
@@ -267,9 +268,12 @@ func (c *TargetConn) abandon(cmd *command, nexusGone bool) {
 	if collects {
 		cmd.phase = running
 	}
+	drained := cmd.undelivered() && c.forget(cmd) && cmd.free()
 	lun, itt := cmd.lun, cmd.itt
 	c.mu.Unlock()
 	switch {
+	case drained:
+		c.recycle(cmd)
 	case collects:
 		cmd.task.Abandon(nil)
 	case runs && !nexusGone:
@@ -453,6 +457,36 @@ func (c *TargetConn) forget(cmd *command) bool {
 		delete(c.tasks, cmd.itt)
 	}
 	return first
+}
+
+// undelivered: the task is over, but its response waits for the end of
+// unsolicited data. Caller holds mu.
+func (cmd *command) undelivered() bool { return cmd.phase == finished && cmd.unsol && !cmd.gone }
+
+// forgetUndelivered ends commands of which only a held-back response is left;
+// the device server does not know them any more. It returns how many there were.
+func (c *TargetConn) forgetUndelivered(match func(*command) bool) int {
+	var free []*command
+	n := 0
+	c.mu.Lock()
+	for _, cmd := range c.tasks {
+		if !cmd.undelivered() || !match(cmd) {
+			continue
+		}
+		c.forget(cmd)
+		if cmd.numbered {
+			c.sess.answered()
+		}
+		n++
+		if cmd.free() {
+			free = append(free, cmd)
+		}
+	}
+	c.mu.Unlock()
+	for _, cmd := range free {
+		c.recycle(cmd)
+	}
+	return n
 }
 
 // forgetAborted ends commands that task management aborted: those that still

@@ -236,7 +236,13 @@ func (c *TargetConn) taskManagement(h *BHS) {
 		return
 	}
 	c.sess.nexus.Manage(fn, h.LUN(), uint64(h.RefTag()), func(r scsi.TMFResult) {
-		if fn == scsi.AbortTask && r == scsi.TaskDoesNotExist && c.sess.overtake(h.RefCmdSN()) {
+		held := 0
+		for _, any := range c.sess.Conns() {
+			held += any.forgetUndelivered(func(cmd *command) bool {
+				return fn != scsi.AbortTask && cmd.lun == h.LUN() || fn >= scsi.TargetWarmReset || cmd.itt == h.RefTag()
+			})
+		}
+		if fn == scsi.AbortTask && r == scsi.TaskDoesNotExist && (held > 0 || c.sess.overtake(h.RefCmdSN())) {
 			r = scsi.FunctionComplete
 		}
 		var after func()

@@ -37,7 +37,15 @@ func (c *TargetConn) textRequest(h *BHS, data []byte) error {
 			c.textResponse(h, nil, false, false)
 			return nil
 		}
-		x.out = NewTextReply(c.textAnswer(kvs), int(c.maxXmit.Load()))
+		limit := int(c.maxXmit.Load()) // what this exchange changes holds after it
+		answer, err := c.textAnswer(kvs)
+		if err != nil {
+			*x = textExchange{}
+			c.log.Warn("iscsi: text negotiation refused", "initiator", c.peer.Name, "err", err)
+			c.rejectCommand(h, RejectProtocolError)
+			return nil
+		}
+		x.out = NewTextReply(answer, limit)
 	}
 	piece, rest := x.out.Next()
 	c.textResponse(h, piece, rest, final && !rest)
@@ -70,7 +78,7 @@ func (c *TargetConn) textResponse(h *BHS, data []byte, more, final bool) {
 }
 
 // textAnswer answers a complete set of keys.
-func (c *TargetConn) textAnswer(kvs []KV) []byte {
+func (c *TargetConn) textAnswer(kvs []KV) ([]byte, error) {
 	var out []byte
 	var rest []KV
 	for _, kv := range kvs {
@@ -81,7 +89,7 @@ func (c *TargetConn) textAnswer(kvs []KV) []byte {
 		out = append(out, c.sendTargets(kv.Value)...)
 	}
 	if len(rest) == 0 {
-		return out
+		return out, nil
 	}
 	offer := DefaultOffer()
 	if c.sess.Access != nil {
@@ -91,13 +99,13 @@ func (c *TargetConn) textAnswer(kvs []KV) []byte {
 	p.MaxXmitDataSegment = int(c.maxXmit.Load())
 	answer, err := NegotiateFullFeature(&p, &offer, rest)
 	if err != nil {
-		c.log.Warn("iscsi: text negotiation refused", "initiator", c.peer.Name, "err", err)
+		return nil, err
 	}
 	c.maxXmit.Store(int64(p.MaxXmitDataSegment))
 	for _, kv := range answer {
 		out = AppendText(out, kv.Key, kv.Value)
 	}
-	return out
+	return out, nil
 }
 
 // sendTargets answers SendTargets=All, =name or an empty value, which means the
@@ -117,10 +125,5 @@ func (c *TargetConn) sendTargets(value string) []byte {
 	} else if value == "" {
 		return AppendText(nil, "SendTargets", "Reject")
 	}
-	recs := c.sess.dir.Targets(name, c.peer)
-	for i := range recs {
-		// Not every initiator bears a key other than the two that appendix C names.
-		recs[i].Alias = ""
-	}
-	return SendTargetsText(recs)
+	return SendTargetsText(c.sess.dir.Targets(name, c.peer))
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"blockgate/iscsi"
+	"blockgate/scsi/sense"
 )
 
 // Defaults of Config.
@@ -321,3 +322,20 @@ func (s *Server) CloseSessions(target string) int {
 
 // MemoryUsed is the payload memory reserved now, in bytes.
 func (s *Server) MemoryUsed() int64 { return s.budget.Used() }
+
+// Announce sends sense data for a LUN (the eight bytes of a LUN field) to every
+// session of a target as an asynchronous SCSI event (RFC 7143 §11.9). It tells
+// initiators that have nothing to send what they would otherwise learn from a
+// unit attention: Linux looks for new LUNs by itself when their set changed.
+func (s *Server) Announce(target string, lun uint64, what sense.Sense) {
+	var buf [sense.MaxLen]byte
+	data := what.Encode(buf[:], false)
+	for _, ss := range s.table.list() {
+		if ss.Discovery || ss.Target() != target {
+			continue
+		}
+		if conns := ss.Conns(); len(conns) > 0 {
+			conns[0].AsyncSense(lun, data)
+		}
+	}
+}
