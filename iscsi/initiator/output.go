@@ -143,6 +143,7 @@ func (c *conn) flush() {
 		s.mu.Lock()
 		if err == nil && !all {
 			c.handed = true
+			c.quiet.Broadcast()
 			s.mu.Unlock()
 			c.wake <- struct{}{} // capacity 1, one batch at a time: never blocks
 			completeAll(done)
