@@ -24,7 +24,7 @@ func (s *Store) Discard(ctx context.Context, off, n int64) error {
 		return err
 	}
 	defer s.gate.leave()
-	return s.space(ctx, off, n, punchHole, &s.noPunch)
+	return s.settle(ctx, s.space(ctx, off, n, punchHole, &s.noPunch))
 }
 
 // WriteZeroes makes the range zero: by a hole if it may, else by allocated but
@@ -36,9 +36,18 @@ func (s *Store) WriteZeroes(ctx context.Context, off, n int64, mayUnmap bool) er
 	}
 	defer s.gate.leave()
 	if mayUnmap && s.geo.punch && !s.noPunch.Load() {
-		return s.space(ctx, off, n, punchHole, &s.noPunch)
+		return s.settle(ctx, s.space(ctx, off, n, punchHole, &s.noPunch))
 	}
-	return s.space(ctx, off, n, zeroRange, &s.noZeroRange)
+	return s.settle(ctx, s.space(ctx, off, n, zeroRange, &s.noZeroRange))
+}
+
+// settle makes what a call has done durable if the store was opened with Sync:
+// O_DSYNC is about writes and not about fallocate and copy_file_range.
+func (s *Store) settle(ctx context.Context, err error) error {
+	if err != nil || !s.opt.Sync {
+		return err
+	}
+	return s.sync(ctx)
 }
 
 // space applies one kind of fallocate to the range; what it cannot take is
@@ -155,6 +164,10 @@ func (s *Store) CopyRange(ctx context.Context, dst, src, n int64) error {
 	if n == 0 || dst == src {
 		return nil
 	}
+	return s.settle(ctx, s.copy(ctx, dst, src, n))
+}
+
+func (s *Store) copy(ctx context.Context, dst, src, n int64) error {
 	if overlap := dst < src+n && src < dst+n; overlap || s.noCopy.Load() {
 		return s.copyThrough(ctx, dst, src, n)
 	}

@@ -4,6 +4,7 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -18,9 +19,10 @@ import (
 
 // Store injects faults. All methods are safe for concurrent use.
 //
-// A Flush or a durable write (WriteFUA) that a rule fails leaves the layer
-// failed, as the contract of backing.ErrFailed wants: every later write and flush
-// fails until the layer is made anew.
+// A Flush that a rule fails, and a durable write (WriteFUA) that fails for
+// another reason than ErrNoSpace, leave the layer failed, as the contract of
+// backing.ErrFailed wants: every later write and flush fails until the layer is
+// made anew.
 type Store struct {
 	*base.Store
 	lower backing.Store
@@ -218,7 +220,7 @@ func (s *Store) before(ctx context.Context, c base.Call) error {
 	} else {
 		err = fmt.Errorf("injected at %d: %w", c.Off, r.Err)
 	}
-	if c.Op == base.Flush || c.FUA {
+	if c.Op == base.Flush || c.FUA && !errors.Is(r.Err, backing.ErrNoSpace) {
 		s.mu.Lock()
 		if s.failed == nil {
 			s.failed = r.Err

@@ -10,15 +10,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"blockgate/backing"
 	"blockgate/backing/layer/base"
 	"blockgate/backing/layer/fault"
 	"blockgate/backing/ram"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func over(t *testing.T, rules ...fault.Rule) *fault.Store {
 	t.Helper()

@@ -1,0 +1,30 @@
+//go:build !race
+
+package ram_test
+
+import (
+	"testing"
+
+	"blockgate/backing"
+)
+
+// The way of a read and of a write allocates nothing.
+func TestAllocations(t *testing.T) {
+	ctx := t.Context()
+	s := open(t, "1M", backing.OpenOptions{})
+	defer s.Close()
+	p := make([]byte, 4096)
+	for what, call := range map[string]func() error{
+		"ReadAt":   func() error { return s.ReadAt(ctx, p, 8192) },
+		"WriteAt":  func() error { return s.WriteAt(ctx, p, 8192) },
+		"WriteFUA": func() error { return s.(backing.FUAWriter).WriteFUA(ctx, p, 8192) },
+		"Discard":  func() error { return s.(backing.Discarder).Discard(ctx, 4096, 4096) },
+	} {
+		if err := call(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if n := testing.AllocsPerRun(20, func() { _ = call() }); n != 0 {
+			t.Errorf("%s allocates %v times", what, n)
+		}
+	}
+}
