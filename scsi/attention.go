@@ -78,15 +78,15 @@ type attentions struct{ pending atomic.Uint32 }
 func (q *attentions) raise(a attention) {
 	for {
 		old := q.pending.Load()
-		next := old
+		next := old | 1<<a
 		if a <= attnDeviceReset {
 			// The latest reset replaces earlier ones, but nothing replaces power on.
-			if old&(1<<attnPowerOn) != 0 {
-				a = attnPowerOn
+			next = old &^ (supersededByReset | 1<<attnBusReset | 1<<attnDeviceReset)
+			if next&(1<<attnPowerOn) == 0 {
+				next |= 1 << a
 			}
-			next &^= supersededByReset | 1<<attnBusReset | 1<<attnDeviceReset
 		}
-		if q.pending.CompareAndSwap(old, next|1<<a) {
+		if q.pending.CompareAndSwap(old, next) {
 			return
 		}
 	}

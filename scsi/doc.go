@@ -8,4 +8,26 @@
 // behaviour under reservations, ALUA states and unit attentions. CDB checks,
 // conflicts, write protection and REPORT SUPPORTED OPERATION CODES are read from
 // that table.
+//
+// A fabric makes a Device for each target and attaches a Nexus to it for each
+// session. For each command it fills a Task and calls, in the order in which the
+// initiator numbered them, Nexus.Admit; when the data-out is there, Task.Run; and
+// it sends the response at TaskDone:
+//
+//	Admit ── checks, task set ──▶ Run ── inline, or a worker of the unit ──▶ TaskDone
+//	  └── refused: TaskDone         └── Abandon: the data will not come ──▶ TaskDone
+//
+// Where things are, with the sections they implement:
+//
+//	admit.go, table.go, command.go   checks and dispatch           SPC-4 §4.3
+//	taskset.go, run.go               task attributes, workers      SAM-5 §8
+//	tmf.go, abort.go                 task management, resets       SAM-5 §7, §6.3
+//	attention.go                     unit attention conditions     SAM-5 §5.14
+//	device.go, nexus.go, lun.go      LUNs and I_T nexuses          SAM-5 §4.6, §4.7
+//	reserve.go, package pr           reservations                  SPC-4 §5.13
+//	inquiry.go, vpd.go               identity                      SPC-4 §6.6, §7.8
+//	modepages.go, mode*.go           mode parameters               SPC-4 §7.5, SBC-3 §6.4
+//	spc.go, rsoc.go, logsense.go     other primary commands        SPC-4 §6
+//	alua.go                          target port groups            SPC-4 §5.15
+//	sbc*.go                          block commands                SBC-3 §5
 package scsi

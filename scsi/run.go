@@ -3,6 +3,7 @@ package scsi
 import (
 	"context"
 	"errors"
+	"time"
 
 	"blockgate/backing"
 	"blockgate/scsi/sense"
@@ -249,5 +250,13 @@ func (t *Task) FailStore(err error, access Access, lba uint64) {
 	default:
 		t.Fail(sense.InternalFailure())
 	}
-	t.unit.log.Warn("store failed", "unit", t.unit.name(), "command", t.row.Name, "lba", lba, "err", err)
+	t.unit.warn("store failed", "unit", t.unit.name(), "command", t.row.Name, "lba", lba, "err", err)
+}
+
+// warn logs at most once a second: a store that fails does so for every command.
+func (u *Unit) warn(msg string, args ...any) {
+	now := time.Now().Unix()
+	if last := u.warned.Load(); last != now && u.warned.CompareAndSwap(last, now) {
+		u.log.Warn(msg, args...)
+	}
 }

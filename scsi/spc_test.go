@@ -125,6 +125,25 @@ func TestUnitAttentionsArePerNexus(t *testing.T) {
 	}
 }
 
+// A reset takes with it what it makes pointless, and is not told twice.
+func TestResetSupersedesAttentions(t *testing.T) {
+	r := newRig(t, nil)
+	a, b := r.login("a"), r.attach("b")
+	r.store.resize(2 << 20)
+	r.unit.Resized()
+	if err := r.dev.SetUnit(1, r.unit); err != nil {
+		t.Fatal(err)
+	}
+	<-a.manage(scsi.TargetWarmReset, 0)
+	<-a.manage(scsi.LUNReset, 0)
+	a.expect("", a.do(tur), "6/29/03")
+	a.expect("", a.do(tur), "6/3f/0e")
+	a.expect("", a.do(tur), "good")
+	b.expect("power on stands", b.do(tur), "6/29/00")
+	b.expect("", b.do(tur), "6/3f/0e")
+	b.expect("", b.do(tur), "good")
+}
+
 func reportLUNs(sel byte) []byte { return []byte{0xa0, 0, sel, 0, 0, 0, 0, 1, 0, 0, 0, 0} }
 
 func TestHotAddAndRemove(t *testing.T) {

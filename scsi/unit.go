@@ -121,6 +121,7 @@ type Unit struct {
 	blocks   atomic.Uint64
 	reserve6 atomic.Pointer[itl] // holder of RESERVE(6/10)
 
+	warned  atomic.Int64 // when the last warning was logged, Unix seconds
 	special atomic.Int32 // tasks that others must look at before they start
 
 	mu          sync.Mutex
