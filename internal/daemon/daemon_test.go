@@ -252,6 +252,20 @@ func TestUnreachable(t *testing.T) {
 	wantCode(t, err, state.CodeUnreachable)
 }
 
+// manyTargets makes n targets of one LUN each.
+func manyTargets(n int) []state.Op {
+	ops := make([]state.Op, 0, 2*n)
+	for i := range n {
+		name := fmt.Sprintf("v%d", i)
+		ops = append(ops,
+			state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: &state.Volume{Name: name, URL: "null:1G"}},
+			state.Op{Verb: state.Create, Kind: state.KindTarget, Target: &state.Target{
+				Name: fmt.Sprintf("iqn.2025-01.io.example:%d", i), ACL: []state.ACLRule{{All: true}},
+				LUNs: []state.LUN{{Number: 1, Volume: name}}, ControllerLUN0: true}})
+	}
+	return ops
+}
+
 func TestLoadTenThousand(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -260,16 +274,58 @@ func TestLoadTenThousand(t *testing.T) {
 	ctx := t.Context()
 	dir := t.TempDir()
 	_, c := start(t, dir)
-	ops := make([]state.Op, 0, 2*n)
-	for i := range n {
-		name := fmt.Sprintf("v%d", i)
-		ops = append(ops,
-			state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: &state.Volume{Name: name, URL: "null:1G"}},
-			state.Op{Verb: state.Create, Kind: state.KindTarget, Target: &state.Target{
-				Name: fmt.Sprintf("iqn.2025-01.io.example:%d", i), ACL: []state.ACLRule{{All: true}}, LUNs: []state.LUN{{Number: 1, Volume: name}}, ControllerLUN0: true}})
-	}
-	must(c.Apply(ctx, ops...))(t)
+	must(c.Apply(ctx, manyTargets(n)...))(t)
 	if got := must(c.Targets(ctx))(t); len(got) != n {
 		t.Fatalf("%d targets", len(got))
 	}
+}
+
+// BenchmarkTenThousand measures what the size of an installation costs: the
+// start with ten thousand targets of one LUN, and their list through the API.
+func BenchmarkTenThousand(b *testing.B) {
+	dir, ctx := b.TempDir(), b.Context()
+	sock := filepath.Join(b.TempDir(), "s")
+	cfg := daemon.Config{StateDir: dir, Socket: sock}
+	d, err := daemon.Start(ctx, cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := d.Apply(ctx, manyTargets(10000)); err != nil {
+		b.Fatal(err)
+	}
+	d.Close()
+	b.Run("start", func(b *testing.B) {
+		for b.Loop() {
+			d, err := daemon.Start(ctx, cfg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			d.Close()
+			b.StartTimer()
+		}
+	})
+	d, err = daemon.Start(ctx, cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	c := client.New(sock)
+	defer c.Close()
+	b.Run("list", func(b *testing.B) {
+		for b.Loop() {
+			if l, err := c.Targets(ctx); err != nil || len(l) != 10000 {
+				b.Fatal(len(l), err)
+			}
+		}
+	})
+	b.Run("create", func(b *testing.B) {
+		i := 0
+		for b.Loop() {
+			i++
+			if _, err := c.CreateTarget(ctx, state.Target{Name: fmt.Sprintf("iqn.2025-01.io.example:new%d", i)}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
