@@ -2,10 +2,27 @@ package tools
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"blockgate/iscsi"
 	"blockgate/iscsi/initiator"
 )
+
+// discover asks the URL's portal for its targets. Discovery often has accounts of
+// its own: where mutual CHAP is refused, one-way is tried. What is listed is not
+// trusted; each login proves the target again.
+func discover(ctx context.Context, u *initiator.URL) ([]iscsi.TargetRecord, error) {
+	cfg := u.Config()
+	cfg.TargetName = ""
+	records, err := initiator.Discover(ctx, cfg)
+	var refused *iscsi.LoginError
+	if cfg.Mutual != nil && errors.As(err, &refused) && refused.Status == iscsi.LoginAuthFailed {
+		cfg.Mutual = nil
+		records, err = initiator.Discover(ctx, cfg)
+	}
+	return records, err
+}
 
 // place finds what the tools work on when the URL leaves it open: the only
 // target of the portal, and the first disk of the target.
@@ -13,7 +30,7 @@ func place(ctx context.Context, u *initiator.URL) error {
 	if u.Target != "" {
 		return nil
 	}
-	records, err := initiator.Discover(ctx, u.Config())
+	records, err := discover(ctx, u)
 	if err != nil {
 		return err
 	}

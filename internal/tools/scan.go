@@ -45,9 +45,7 @@ func Scan(ctx context.Context, url string) ([]Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := u.Config()
-	cfg.TargetName = ""
-	records, err := initiator.Discover(ctx, cfg)
+	records, err := discover(ctx, u)
 	if err != nil {
 		return nil, err
 	}

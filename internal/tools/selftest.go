@@ -111,9 +111,7 @@ func (t *selftest) all(ctx context.Context) {
 }
 
 func (t *selftest) discover(ctx context.Context) (string, error) {
-	cfg := t.u.Config()
-	cfg.TargetName = ""
-	records, err := initiator.Discover(ctx, cfg)
+	records, err := discover(ctx, t.u)
 	if err != nil {
 		return "", err
 	}

@@ -239,6 +239,27 @@ func TestListOfATargetThatRefuses(t *testing.T) {
 	}
 }
 
+// TestMutualCHAPWithOpenDiscovery: discovery without accounts does not stand in
+// the way of a login that proves both sides.
+func TestMutualCHAPWithOpenDiscovery(t *testing.T) {
+	url := serve(t, memory(t), func(_ *scsi.UnitConfig, d *directory) {
+		d.auth.Incoming = []iscsi.Account{{User: "joe", Secret: "a long secret"}}
+		d.auth.Outgoing = &iscsi.Account{User: "tgt", Secret: "another secret"}
+	})
+	url = strings.Replace(url, "iscsi://", "iscsi://joe%a long secret@", 1)
+	var out bytes.Buffer
+	if err := Selftest(limited(t), &out, url+"?target_user=tgt&target_password=another%20secret", SelftestOptions{}); err != nil {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	err := Selftest(limited(t), &out, url+"?target_user=tgt&target_password=wrong", SelftestOptions{})
+	if err == nil || !strings.Contains(err.Error(), "login") {
+		t.Errorf("a target with another secret: %v", err)
+	}
+	if strings.Contains(out.String(), "long secret") || strings.Contains(out.String(), "another secret") {
+		t.Errorf("the report tells a secret:\n%s", &out)
+	}
+}
+
 func TestPortalFor(t *testing.T) {
 	for _, tt := range []struct {
 		portals []string

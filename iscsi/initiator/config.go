@@ -60,6 +60,9 @@ type Config struct {
 	OnAsync func(Async)
 	// Logger gets what a session cannot return; nothing is logged if nil.
 	Logger *slog.Logger
+	// Congestion names the TCP congestion control, "cubic" if empty; "-" leaves
+	// the system's. One that the kernel does not have is ignored.
+	Congestion string
 	// Dialer opens connections; TCP if nil.
 	Dialer func(ctx context.Context, addr string) (net.Conn, error)
 }
@@ -107,9 +110,13 @@ func (c Config) filled() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Congestion == "" {
+		c.Congestion = "cubic" // bbr paces even on loopback, and halves its bandwidth
+	}
 	if c.Dialer == nil {
+		d := net.Dialer{Control: congestionHook(c.Congestion)}
 		c.Dialer = func(ctx context.Context, addr string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", withPort(addr))
+			return d.DialContext(ctx, "tcp", withPort(addr))
 		}
 	}
 	return c

@@ -2,6 +2,7 @@ package initiator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -315,30 +316,36 @@ func (s *Session) Execute(ctx context.Context, c *Command) error {
 	case <-ctx.Done():
 	}
 	s.cancel(c, context.Cause(ctx))
-	<-c.wait
 	return c.Err
 }
 
-// cancel brings a command of Execute to its end.
+// cancel brings a command of Execute to its end and waits for that, at most
+// AbortTimeout: a target may have answered, and yet not take the data.
 func (s *Session) cancel(c *Command, cause error) {
 	s.mu.Lock()
 	if c.queued {
 		s.unqueueLocked(c)
 		c.Err = fmt.Errorf("%w: %w", ErrAborted, cause)
 		s.mu.Unlock()
-		c.complete()
 		return
 	}
 	c.cause = fmt.Errorf("%w: %w", ErrAborted, cause)
 	s.mu.Unlock()
 	ctx, stop := context.WithTimeout(context.Background(), s.cfg.AbortTimeout)
 	defer stop()
-	if resp, err := s.Manage(ctx, AbortTask, c.LUN, c); err != nil || resp > TaskDoesNotExist {
-		if err == nil {
-			err = fmt.Errorf("response %d", resp)
+	resp, err := s.Manage(ctx, AbortTask, c.LUN, c)
+	if err == nil && resp <= TaskDoesNotExist {
+		select {
+		case <-c.wait:
+			return
+		case <-ctx.Done():
+			err = errors.New("the target does not take the data")
 		}
-		s.fail(fmt.Errorf("%w: ABORT TASK failed: %w", ErrConnectionLost, err))
+	} else if err == nil {
+		err = fmt.Errorf("response %d", resp)
 	}
+	s.fail(fmt.Errorf("%w: ABORT TASK failed: %w", ErrConnectionLost, err))
+	<-c.wait
 }
 
 func (s *Session) unqueueLocked(c *Command) {

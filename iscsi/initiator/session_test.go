@@ -346,6 +346,29 @@ func TestExecuteAbortUnanswered(t *testing.T) {
 	})
 }
 
+// TestExecuteUnreadData: a target that answers, but never takes the data, does
+// not hold the caller either.
+func TestExecuteUnreadData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pa := testParams()
+		pa.ImmediateData, pa.MaxXmitDataSegment = false, 32<<10
+		s, ps := open(t, pa, 1, 8, Config{AbortTimeout: 3 * time.Second})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		done := make(chan error, 1)
+		c := write(sequence(64 << 10))
+		begin := time.Now()
+		go func() { done <- s.Execute(ctx, &c) }()
+		ps[0].status(ps[0].expect(iscsi.OpSCSICmd).ITT(), scsi.Busy, nil)
+		if err := <-done; err != nil || c.Status != scsi.Busy {
+			t.Errorf("%v, status %x", err, c.Status)
+		}
+		if d := time.Since(begin); d != 4*time.Second {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
 // TestExecuteWhileWaiting: a command that waits for the window is taken back
 // without a word to the target.
 func TestExecuteWhileWaiting(t *testing.T) {
