@@ -16,10 +16,7 @@ func (a *admin) account() error {
 		a.warn(res)
 		return err
 	case opDelete:
-		// tgt unbinds the account wherever it is bound.
-		res, err := a.api.DeleteAccount(a.ctx, a.user, true)
-		a.warn(res)
-		return err
+		return a.deleteAccount()
 	case opShow:
 		return a.showAccounts()
 	}
@@ -27,6 +24,27 @@ func (a *admin) account() error {
 		return a.bindAccount()
 	}
 	return a.bindDiscovery()
+}
+
+// deleteAccount unbinds the account wherever it is bound, as tgt does. A target
+// that thereby loses its last account would be open to everyone; the daemon sets
+// it offline, which tgt's user has to be told.
+func (a *admin) deleteAccount() error {
+	targets, err := a.api.Targets(a.ctx)
+	if err != nil {
+		return err
+	}
+	res, err := a.api.DeleteAccount(a.ctx, a.user, true)
+	a.warn(res)
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		if len(t.Accounts) == 1 && t.Accounts[0] == a.user && !t.Offline {
+			a.note(fmt.Sprintf("target %d has no account left and is offline now; --mode target --op update --tid %d --name state --value ready opens it without CHAP", t.ID, t.ID))
+		}
+	}
+	return nil
 }
 
 // showAccounts lists the users, the newest first.

@@ -84,8 +84,8 @@ func asFailure(err error) *failure {
 	case e.Class == state.Internal:
 		f.message = msgUnknown
 	}
-	// Hints that name a command of ours would send tgt's users to another tool.
-	if e.Hint != "" && f.detail != "" && !strings.Contains(e.Hint, "blockgate ") {
+	// Hints that name commands or options of ours would mislead tgt's users.
+	if e.Hint != "" && f.detail != "" && !strings.Contains(e.Hint, "blockgate ") && !strings.Contains(e.Hint, "--") {
 		f.detail += "; " + e.Hint
 	}
 	return f

@@ -62,9 +62,9 @@ func leadingNumber(s string) (v uint64, rest string, ok bool) {
 	return v, t[n:], true
 }
 
-// flag reads a parameter that tgt takes as a C integer for a truth value: 0
+// truth reads a parameter that tgt takes as a C integer for a truth value: 0
 // and what is no number are false.
-func flag(s string) bool { return integer(s) != 0 }
+func truth(s string) bool { return integer(s) != 0 }
 
 // integer is atoi: decimal digits as far as they go, 0 without any.
 func integer(s string) int {

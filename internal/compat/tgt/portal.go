@@ -27,9 +27,17 @@ func (a *admin) portal() error {
 		res, err = a.api.CreatePortal(a.ctx, state.Portal{Address: addr, Group: 1})
 	} else {
 		res, err = a.api.DeletePortal(a.ctx, addr)
+		if e := state.ErrorOf(err); e != nil && e.Code == state.CodePortalNotFound && a.isRuntime(addr) {
+			err = refuse("portal %s was given to tgtd when it was started, and is listened on until it ends", addr)
+		}
 	}
 	a.warn(res)
 	return err
+}
+
+func (a *admin) isRuntime(addr string) bool {
+	list, err := a.api.Portals(a.ctx)
+	return err == nil && slices.ContainsFunc(list, func(p v1.Portal) bool { return p.Runtime && (p.Address == addr || p.Bound == addr) })
 }
 
 // showPortals lists the portals, the newest first; those of tgtd's command line
@@ -42,7 +50,7 @@ func (a *admin) showPortals() error {
 	slices.SortStableFunc(list, func(x, y v1.Portal) int { return cmp.Compare(y.Revision, x.Revision) })
 	for _, p := range list {
 		if p.State == v1.Failed {
-			note(a.stderr, fmt.Sprintf("portal %s does not listen: %s", p.Address, p.Error))
+			a.note(fmt.Sprintf("portal %s does not listen: %s", p.Address, p.Error))
 			continue
 		}
 		addr := p.Address

@@ -34,15 +34,19 @@ func RunTgtadm(args []string, stdout, stderr io.Writer, getenv func(string) stri
 	c := client.New(socketPath(getenv, r.port))
 	defer c.Close()
 	out := bufio.NewWriterSize(stdout, 64<<10)
-	adm := &admin{request: r, ctx: ctx, api: c, out: out, stderr: stderr}
+	adm := &admin{request: r, ctx: ctx, api: c, out: out}
 	err := adm.run()
 	if err == nil {
 		err = out.Flush()
 	}
+	status := exitOK
 	if err != nil {
-		return report(stderr, err)
+		status = report(stderr, err)
 	}
-	return exitOK
+	for _, n := range adm.notes {
+		note(stderr, n)
+	}
+	return status
 }
 
 // socketPath is the control socket of a control port.
@@ -58,11 +62,14 @@ func socketPath(getenv func(string) string, port int) string {
 // last answer of the daemon has come: a failure leaves standard output empty.
 type admin struct {
 	*request
-	ctx    context.Context
-	api    *client.Client
-	out    *bufio.Writer
-	stderr io.Writer
+	ctx   context.Context
+	api   *client.Client
+	out   *bufio.Writer
+	notes []string // for standard error, after the message if there is one
 }
+
+// note adds what tgt would not say.
+func (a *admin) note(text string) { a.notes = append(a.notes, text) }
 
 func (a *admin) run() error {
 	if a.driver != "iscsi" && a.driver != "" && !(a.driver == "iser" && a.mode == modeDriver) {
@@ -95,7 +102,7 @@ func (a *admin) run() error {
 // warn passes on what the daemon has to say about a change that it made.
 func (a *admin) warn(res v1.Result) {
 	for _, w := range res.Warnings {
-		note(a.stderr, "warning: "+w)
+		a.note("warning: " + w)
 	}
 }
 

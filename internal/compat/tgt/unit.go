@@ -116,7 +116,7 @@ func (a *admin) unitBlockSize() int {
 	}
 	v, _, ok := leadingNumber(a.blockSize)
 	if !ok || v < 512 || v > 1<<20 || v&(v-1) != 0 {
-		note(a.stderr, fmt.Sprintf("a block size of %s is not possible, 512 bytes are used", a.blockSize))
+		a.note(fmt.Sprintf("a block size of %s is not possible, 512 bytes are used", a.blockSize))
 		return 512
 	}
 	return int(v)
@@ -154,7 +154,7 @@ func (a *admin) share(t *v1.Target, v *state.Volume) (v1.Result, error) {
 	}
 	res, err := a.api.AddLUN(a.ctx, t.Name, state.LUN{Number: a.lun, Volume: list[i].Name})
 	if err == nil {
-		note(a.stderr, fmt.Sprintf("%s is served already: this LUN is another path to the unit with serial number %s", v.BackingStore, list[i].Unit.Serial))
+		a.note(fmt.Sprintf("%s is served already: this LUN is another path to the unit with serial number %s", v.BackingStore, list[i].Unit.Serial))
 	}
 	return res, err
 }
@@ -225,7 +225,7 @@ func (a *admin) updateUnit() error {
 		if err == nil && refresh {
 			// The change itself is done; a size that cannot be read anew is no failure of it.
 			if _, err := a.api.ResizeVolume(a.ctx, l.Volume, 0); err != nil {
-				note(a.stderr, "the size was not read again: "+state.ErrorOf(err).Error())
+				a.note("the size was not read again: " + state.ErrorOf(err).Error())
 			}
 		}
 		return err

@@ -70,11 +70,11 @@ func setUnitParam(v *v1.Volume, key, value string) (refresh bool, err error) {
 		u.SCSIID = cut(value, idLength)
 		u.NAA = naaOf(u.SCSIID)
 	case "removable":
-		u.Removable = flag(value)
+		u.Removable = truth(value)
 	case "readonly":
-		u.ReadOnly = flag(value)
+		u.ReadOnly = truth(value)
 	case "thin_provisioning":
-		thin := flag(value)
+		thin := truth(value)
 		u.Thin = &thin
 	case "sense_format":
 		u.SenseFormat = integer(value)
@@ -92,7 +92,7 @@ func setUnitParam(v *v1.Volume, key, value string) (refresh bool, err error) {
 	case "mode_page":
 		return false, setModePage(u, value)
 	case "online":
-		return false, setOnline(v, flag(value))
+		return false, setOnline(v, truth(value))
 	case "path":
 		return setPath(v, value)
 	case "disksize": // Curve's: the volume grew
