@@ -104,13 +104,13 @@ func after(s, sep string) string {
 	return strings.TrimSpace(rest)
 }
 
-// expectation lets tests end in something else than PASS or PART.
+// expectation lets tests end in something else than PASS or PART. profile is
+// the kind of unit it holds for, "*" any.
 type expectation struct {
-	result, pattern, reason string
-	used                    bool
+	result, profile, pattern, reason string
 }
 
-// readExpectations reads lines of "RESULT PATTERN reason"; PATTERN is
+// readExpectations reads lines of "RESULT PROFILE PATTERN reason"; PATTERN is
 // FAMILY.SUITE.TEST with shell wildcards, the reason is obligatory.
 func readExpectations(file string) ([]*expectation, error) {
 	b, err := os.ReadFile(file)
@@ -126,27 +126,27 @@ func readExpectations(file string) ([]*expectation, error) {
 			continue
 		}
 		f := strings.Fields(line)
-		if len(f) < 3 {
-			return nil, fmt.Errorf("%s:%d: RESULT PATTERN reason", file, n)
+		if len(f) < 4 {
+			return nil, fmt.Errorf("%s:%d: not RESULT PROFILE PATTERN reason", file, n)
 		}
 		switch f[0] {
 		case verdictSkip, verdictFail, verdictHang, verdictCrash:
 		default:
 			return nil, fmt.Errorf("%s:%d: %q is no result that needs to be expected", file, n, f[0])
 		}
-		if _, err := path.Match(f[1], ""); err != nil {
+		if _, err := path.Match(f[2], ""); err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", file, n, err)
 		}
-		all = append(all, &expectation{result: f[0], pattern: f[1], reason: strings.Join(f[2:], " ")})
+		all = append(all, &expectation{result: f[0], profile: f[1], pattern: f[2], reason: strings.Join(f[3:], " ")})
 	}
 	return all, nil
 }
 
-// expected finds the expectation that allows the result.
-func expected(all []*expectation, name, result string) *expectation {
+// expected finds the expectation that allows the result on the profile.
+func expected(all []*expectation, profile, name, result string) *expectation {
 	for _, e := range all {
-		if match, _ := path.Match(e.pattern, name); match && e.result == result {
-			e.used = true
+		match, _ := path.Match(e.pattern, name)
+		if match && e.result == result && (e.profile == "*" || e.profile == profile) {
 			return e
 		}
 	}

@@ -3,6 +3,7 @@ package outside
 import (
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -40,8 +41,9 @@ func conformanceSuites(t *testing.T) (suites []string, tests map[string][]string
 }
 
 // conform runs the suites that match one of the patterns against the unit, and
-// fails the test for every result that is not expected. The unit loses its data.
-func conform(t *testing.T, server *process, url string, patterns ...string) {
+// fails the test for every result that is not expected of its profile. The unit
+// loses its data.
+func conform(t *testing.T, server *process, profile, url string, patterns ...string) {
 	t.Helper()
 	expects, err := readExpectations(expectationsFile)
 	if err != nil {
@@ -59,7 +61,7 @@ func conform(t *testing.T, server *process, url string, patterns ...string) {
 		}
 		for _, v := range runSuite(t, url, suite, tests[suite]) {
 			count[v.result]++
-			judge(t, expects, v)
+			judge(t, expects, profile, v)
 		}
 	}
 	total := 0
@@ -69,22 +71,22 @@ func conform(t *testing.T, server *process, url string, patterns ...string) {
 	if total == 0 {
 		t.Fatalf("no suite matches %q", patterns)
 	}
-	figure(t, "conformance %v: %d tests: PASS %d PART %d SKIP %d FAIL %d HANG %d CRASH %d in %.1f s", patterns, total,
+	figure(t, "conformance, %s: %d tests: PASS %d PART %d SKIP %d FAIL %d HANG %d CRASH %d in %.1f s", profile, total,
 		count[verdictPass], count[verdictPart], count[verdictSkip], count[verdictFail], count[verdictHang], count[verdictCrash],
 		time.Since(start).Seconds())
 }
 
-func judge(t *testing.T, expects []*expectation, v verdict) {
+func judge(t *testing.T, expects []*expectation, profile string, v verdict) {
 	t.Helper()
 	if v.result == verdictPass || v.result == verdictPart {
 		for _, e := range expects {
-			if e.pattern == v.test && e.result != verdictSkip {
+			if e.pattern == v.test && e.profile == profile && e.result != verdictSkip {
 				t.Logf("NOW PASSES %s, listed as %s in %s: %s", v.test, e.result, expectationsFile, e.reason)
 			}
 		}
 		return
 	}
-	if e := expected(expects, v.test, v.result); e != nil {
+	if e := expected(expects, profile, v.test, v.result); e != nil {
 		t.Logf("expected %s %s: %s", v.result, v.test, e.reason)
 		return
 	}
@@ -147,7 +149,7 @@ func testCU(t *testing.T, limit time.Duration, pattern, url string) result {
 // The whole of SCSI and iSCSI on a disk that can unmap.
 func TestConformanceDisk(t *testing.T) {
 	e := serve(t, "ram:1G")
-	conform(t, e.process, e.url, "SCSI.*", "iSCSI.*")
+	conform(t, e.process, "disk", e.url, "SCSI.*", "iSCSI.*")
 	if t.Failed() {
 		return
 	}
@@ -158,27 +160,30 @@ func TestConformanceDisk(t *testing.T) {
 func TestConformance4K(t *testing.T) {
 	file := t.TempDir() + "/disk.img"
 	e := serve(t, file, "--size", "1G", "--block-size", "4096")
-	conform(t, e.process, e.url, "SCSI.Read*", "SCSI.Write*", "SCSI.Verify*", "SCSI.Unmap", "SCSI.CompareAndWrite", "iSCSI.iSCSIResiduals")
+	conform(t, e.process, "4k", e.url, "SCSI.Read*", "SCSI.Write*", "SCSI.Verify*", "SCSI.Unmap", "SCSI.GetLBAStatus", "SCSI.CompareAndWrite", "iSCSI.iSCSIResiduals")
 }
 
-func TestConformanceReadOnly(t *testing.T) {
-	file := t.TempDir() + "/disk.img"
-	sparse(t, file, 64<<20)
-	e := serve(t, file, "--read-only")
-	conform(t, e.process, e.url, "SCSI.ReadOnly", "SCSI.Read10", "SCSI.Read16", "SCSI.Inquiry")
-}
-
-// A removable unit, which only tgt's command line makes.
-func TestConformanceRemovable(t *testing.T) {
+// Units that only tgt's command line makes: removable, and write-protected on a
+// store that can be written.
+func TestConformanceTgtParams(t *testing.T) {
 	g := newTgt(t)
-	file := t.TempDir() + "/disk.img"
-	sparse(t, file, 256<<20)
 	g.start(t)
 	g.adm(t, "--op", "new", "--mode", "target", "--tid", "1", "-T", tgtIQN)
-	g.adm(t, "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", file)
-	g.adm(t, "--op", "update", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "--params", "removable=1")
 	g.adm(t, "--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
-	conform(t, g.daemon, g.url(1), "SCSI.PreventAllow", "SCSI.StartStopUnit", "SCSI.NoMedia", "SCSI.TestUnitReady")
+	unit := func(lun, params string) {
+		file := filepath.Join(g.dir, "lun"+lun+".img")
+		sparse(t, file, 256<<20)
+		g.adm(t, "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", lun, "-b", file)
+		g.adm(t, "--op", "update", "--mode", "logicalunit", "--tid", "1", "--lun", lun, "--params", params)
+	}
+	unit("1", "removable=1,thin_provisioning=1")
+	unit("2", "readonly=1,thin_provisioning=1")
+	t.Run("removable", func(t *testing.T) {
+		conform(t, g.daemon, "removable", g.url(1), "SCSI.PreventAllow", "SCSI.StartStopUnit", "SCSI.NoMedia", "SCSI.TestUnitReady")
+	})
+	t.Run("readonly", func(t *testing.T) {
+		conform(t, g.daemon, "readonly", g.url(2), "SCSI.ReadOnly", "SCSI.Read10", "SCSI.Read16", "SCSI.Inquiry")
+	})
 }
 
 func TestExpectationsAreRead(t *testing.T) {
@@ -189,7 +194,7 @@ func TestExpectationsAreRead(t *testing.T) {
 	for i, e := range all {
 		// One pattern twice hides which reason is the true one.
 		if j := slices.IndexFunc(all[:i], func(o *expectation) bool {
-			return o.pattern == e.pattern && o.result == e.result
+			return o.pattern == e.pattern && o.result == e.result && o.profile == e.profile
 		}); j >= 0 {
 			t.Errorf("%s %s is listed twice", e.result, e.pattern)
 		}
