@@ -12,7 +12,7 @@ import (
 )
 
 // DefaultInitiatorName is used when Config.InitiatorName is empty.
-const DefaultInitiatorName = "iqn.2025-01.org.blockgate:initiator"
+const DefaultInitiatorName = "iqn.2025-01.io.blockgate:initiator"
 
 // DefaultPort is iSCSI's (RFC 7143 §15).
 const DefaultPort = "3260"

@@ -2,13 +2,11 @@ package initiator
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"blockgate/iscsi"
 	"blockgate/scsi"
@@ -183,6 +181,12 @@ func TestWindow(t *testing.T) {
 	// A window from the past is no window (RFC 7143 §4.2.2.1).
 	p.maxCmd = 5
 	p.send(p.answer(iscsi.OpNopIn, iscsi.ReservedTag, false), nil)
+	// So is one that ends before it begins, also if it is news.
+	p.expCmd, p.maxCmd = 30, 20
+	h := p.answer(iscsi.OpNopIn, iscsi.ReservedTag, false)
+	h.SetTTT(1)
+	p.send(h, nil)
+	p.expect(iscsi.OpNopOut)
 	p.expCmd, p.maxCmd = 14, 14
 	p.send(p.answer(iscsi.OpNopIn, iscsi.ReservedTag, false), nil)
 	if d := p.expect(iscsi.OpSCSICmd); d.CDB()[0] != 4 {
@@ -207,11 +211,18 @@ func TestBrokenTargets(t *testing.T) {
 		{"data in for a write", write(make([]byte, 9)), func(p *peer, itt uint32) { p.dataIn(itt, 0, 0, make([]byte, 1), false) }},
 		{"unknown tag", read(8), func(p *peer, itt uint32) { p.status(itt+1, scsi.Good, nil) }},
 		{"tag of the past", read(8), func(p *peer, itt uint32) { p.status(itt^0x10000, scsi.Good, nil) }},
-		{"long segment", read(8), func(p *peer, itt uint32) { p.dataIn(itt, 0, 0, make([]byte, 4097), true) }},
+		{"long segment", read(8192), func(p *peer, itt uint32) { p.dataIn(itt, 0, 0, make([]byte, 4097), true) }},
 		{"R2T beyond end", write(make([]byte, 9000)), func(p *peer, itt uint32) { p.r2t(itt, 1, 0, 8999, 2) }},
 		{"R2T for nothing", write(make([]byte, 9000)), func(p *peer, itt uint32) { p.r2t(itt, 1, 0, 8000, 0) }},
 		{"R2T above MaxBurst", write(make([]byte, 3<<20)), func(p *peer, itt uint32) { p.r2t(itt, 1, 0, 1<<20, 1<<20+1) }},
 		{"R2TSN", write(make([]byte, 9000)), func(p *peer, itt uint32) { p.r2t(itt, 1, 1, 8000, 8) }},
+		{"R2T with data", write(make([]byte, 9000)), func(p *peer, itt uint32) {
+			h := p.answer(iscsi.OpR2T, itt, false)
+			h.SetTTT(1)
+			h.SetBufferOffset(8000)
+			h.SetDesiredLen(8)
+			p.send(h, make([]byte, 4))
+		}},
 		{"R2T without tag", write(make([]byte, 9000)), func(p *peer, itt uint32) { p.r2t(itt, iscsi.ReservedTag, 0, 8000, 8) }},
 		{"R2T for what was sent", write(make([]byte, 4096)), func(p *peer, itt uint32) { p.r2t(itt, 1, 0, 0, 8) }},
 		{"R2T for a read", read(8), func(p *peer, itt uint32) { p.r2t(itt, 1, 0, 0, 8) }},
@@ -290,157 +301,6 @@ func TestConnectionLossEndsEverything(t *testing.T) {
 	}
 }
 
-// TestExecuteAborts: when the caller gives up, the task is aborted at the target
-// and the session lives on.
-func TestExecuteAborts(t *testing.T) {
-	s, ps := open(t, testParams(), 1, 8, Config{})
-	p := ps[0]
-	ctx, cancel := context.WithCancel(background(t))
-	result := make(chan error, 1)
-	c := read(8)
-	go func() { result <- s.Execute(ctx, &c) }()
-	d := p.expect(iscsi.OpSCSICmd)
-	cancel()
-	m := p.expect(iscsi.OpTaskReq)
-	if m.Flags() != iscsi.FlagFinal|byte(AbortTask) || m.RefTag() != d.ITT() || m.RefCmdSN() != d.CmdSN() || !m.Immediate() {
-		t.Errorf("task management request %x", m.BHS[:])
-	}
-	p.send(p.answer(iscsi.OpTaskResp, m.ITT(), true), nil)
-	if err := <-result; !errors.Is(err, ErrAborted) || !errors.Is(err, context.Canceled) {
-		t.Errorf("Execute: %v", err)
-	}
-	// A response that crossed the abort is no fault of the target.
-	p.status(d.ITT(), scsi.Good, nil)
-	x := submit(t, s, read(0))
-	p.status(p.expect(iscsi.OpSCSICmd).ITT(), scsi.Good, nil)
-	x.wait(t)
-	if err := x.Failure(); err != nil {
-		t.Errorf("after the abort: %v", err)
-	}
-}
-
-// TestExecuteAbortUnanswered: a target that does not answer the abort either
-// loses the session; Execute returns in bounded time.
-func TestExecuteAbortUnanswered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, ps := open(t, testParams(), 1, 8, Config{AbortTimeout: 3 * time.Second})
-		go func() {
-			for {
-				if _, err := ps[0].Recv(); err != nil {
-					return
-				}
-			}
-		}()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		begin := time.Now()
-		c := read(8)
-		err := s.Execute(ctx, &c)
-		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrConnectionLost) {
-			t.Errorf("Execute: %v", err)
-		}
-		if d := time.Since(begin); d != 4*time.Second {
-			t.Errorf("it took %v", d)
-		}
-		s.Close()
-	})
-}
-
-// TestExecuteUnreadData: a target that answers, but never takes the data, does
-// not hold the caller either.
-func TestExecuteUnreadData(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		pa := testParams()
-		pa.ImmediateData, pa.MaxXmitDataSegment = false, 32<<10
-		s, ps := open(t, pa, 1, 8, Config{AbortTimeout: 3 * time.Second})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		done := make(chan error, 1)
-		c := write(sequence(64 << 10))
-		begin := time.Now()
-		go func() { done <- s.Execute(ctx, &c) }()
-		ps[0].status(ps[0].expect(iscsi.OpSCSICmd).ITT(), scsi.Busy, nil)
-		if err := <-done; err != nil || c.Status != scsi.Busy {
-			t.Errorf("%v, status %x", err, c.Status)
-		}
-		if d := time.Since(begin); d != 4*time.Second {
-			t.Errorf("it took %v", d)
-		}
-	})
-}
-
-// TestExecuteWhileWaiting: a command that waits for the window is taken back
-// without a word to the target.
-func TestExecuteWhileWaiting(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, ps := open(t, testParams(), 1, 0, Config{})
-		first, last := submit(t, s, read(1)), submit(t, s, read(2))
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		c := read(8)
-		if err := s.Execute(ctx, &c); !errors.Is(err, ErrAborted) || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Execute: %v", err)
-		}
-		third := submit(t, s, read(3))
-		p := ps[0]
-		p.maxCmd = 20
-		p.send(p.answer(iscsi.OpNopIn, iscsi.ReservedTag, false), nil)
-		for _, x := range []*submitted{first, last, third} {
-			d := p.expect(iscsi.OpSCSICmd)
-			if d.EDTL() != uint32(len(x.In)) {
-				t.Errorf("a command for %d bytes in place of %d", d.EDTL(), len(x.In))
-			}
-			p.dataIn(d.ITT(), 0, 0, x.In, true)
-			<-x.done
-		}
-		s.Close()
-	})
-}
-
-func TestResetEndsCommandsOfTheUnit(t *testing.T) {
-	s, ps := open(t, testParams(), 2, 8, Config{})
-	a, b, other := read(8), read(8), read(8)
-	a.LUN, b.LUN, other.LUN = LUN(1), LUN(1), LUN(2)
-	a.Connection, b.Connection, other.Connection = 1, 2, 1
-	xa, xb, xo := submit(t, s, a), submit(t, s, b), submit(t, s, other)
-	ps[0].expect(iscsi.OpSCSICmd)
-	ps[1].expect(iscsi.OpSCSICmd)
-	itt := ps[0].expect(iscsi.OpSCSICmd).ITT()
-	answer := make(chan byte, 1)
-	go func() {
-		r, err := s.Manage(background(t), LogicalUnitReset, LUN(1), nil)
-		if err != nil {
-			t.Error(err)
-		}
-		answer <- r
-	}()
-	m := ps[0].expect(iscsi.OpTaskReq)
-	if m.LUN() != LUN(1) || m.RefTag() != iscsi.ReservedTag {
-		t.Errorf("task management request %x", m.BHS[:])
-	}
-	ps[0].send(ps[0].answer(iscsi.OpTaskResp, m.ITT(), true), nil)
-	if r := <-answer; r != FunctionComplete {
-		t.Errorf("response %d", r)
-	}
-	xa.wait(t)
-	xb.wait(t)
-	if !errors.Is(xa.Err, ErrAborted) || !errors.Is(xb.Err, ErrAborted) {
-		t.Errorf("commands of the unit: %v, %v", xa.Err, xb.Err)
-	}
-	ps[0].dataIn(itt, 0, 0, make([]byte, 8), true)
-	xo.wait(t)
-	if err := xo.Failure(); err != nil {
-		t.Errorf("command of another unit: %v", err)
-	}
-}
-
-func TestManageOfAFinishedCommand(t *testing.T) {
-	s, _ := open(t, testParams(), 1, 8, Config{})
-	if r, err := s.Manage(background(t), AbortTask, 0, new(Command)); r != TaskDoesNotExist || err != nil {
-		t.Errorf("response %d, %v", r, err)
-	}
-}
-
 // TestConnections: commands are spread, numbered in one row, and their answers
 // must come where they went.
 func TestConnections(t *testing.T) {
@@ -468,6 +328,83 @@ func TestConnections(t *testing.T) {
 	x.wait(t)
 	if !errors.Is(x.Err, ErrProtocol) {
 		t.Errorf("an answer on another connection: %v", x.Err)
+	}
+}
+
+// TestWindowOfConnections: a window that one connection opens lets the commands
+// of the others go, too.
+func TestWindowOfConnections(t *testing.T) {
+	s, ps := open(t, testParams(), 3, 0, Config{})
+	for range 3 {
+		submit(t, s, read(1))
+	}
+	ps[1].maxCmd = 20
+	ps[1].send(ps[1].answer(iscsi.OpNopIn, iscsi.ReservedTag, false), nil)
+	for i, p := range ps {
+		if d := p.expect(iscsi.OpSCSICmd); d.CmdSN() != uint32(10+i) {
+			t.Errorf("connection %d: CmdSN %d", i, d.CmdSN())
+		}
+	}
+}
+
+// TestSecondAnswer: an answer to a task that was answered before is not taken for
+// the answer to the task that has its place now.
+func TestSecondAnswer(t *testing.T) {
+	s, ps := open(t, testParams(), 1, 8, Config{})
+	p := ps[0]
+	x := submit(t, s, read(1))
+	itt := p.expect(iscsi.OpSCSICmd).ITT()
+	p.dataIn(itt, 0, 0, []byte{1}, true)
+	x.wait(t)
+	y := submit(t, s, read(1))
+	p.expect(iscsi.OpSCSICmd)
+	p.status(itt, scsi.Good, nil)
+	y.wait(t)
+	if !errors.Is(y.Err, ErrProtocol) {
+		t.Errorf("%v", y.Err)
+	}
+}
+
+// TestFlood: a target that asks and asks and takes no answer does not fill our
+// memory.
+func TestFlood(t *testing.T) {
+	ask := map[string]func(p *peer, itt, n uint32) *iscsi.BHS{
+		"NOP-In": func(p *peer, _, n uint32) *iscsi.BHS {
+			h := p.answer(iscsi.OpNopIn, iscsi.ReservedTag, false)
+			h.SetTTT(n)
+			return h
+		},
+		"R2T": func(p *peer, itt, n uint32) *iscsi.BHS {
+			h := p.answer(iscsi.OpR2T, itt, false)
+			h.SetTTT(n)
+			h.SetDataSN(n)
+			h.SetBufferOffset(n)
+			h.SetDesiredLen(1)
+			return h
+		},
+	}
+	for name, next := range ask {
+		t.Run(name, func(t *testing.T) {
+			pa := testParams()
+			pa.InitialR2T, pa.ImmediateData = true, false
+			s, ps := open(t, pa, 1, 8, Config{})
+			p := ps[0]
+			x := submit(t, s, write(make([]byte, 500_000)))
+			itt := p.expect(iscsi.OpSCSICmd).ITT()
+			var err error
+			for n := uint32(0); n < 500_000 && err == nil; {
+				var b []byte
+				for range 1000 {
+					b = p.Encode(b, next(p, itt, n), nil, nil)
+					n++
+				}
+				err = p.SendBytes(b)
+			}
+			x.wait(t)
+			if !errors.Is(x.Err, ErrProtocol) {
+				t.Errorf("%v", x.Err)
+			}
+		})
 	}
 }
 
