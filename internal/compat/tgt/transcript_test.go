@@ -50,15 +50,18 @@ func replay(t *testing.T, file string, complete bool) {
 		t.Fatal(err)
 	}
 	var got strings.Builder
+	answer := false // within the recorded answer of a command
 	for line := range strings.Lines(string(raw)) {
-		if strings.HasPrefix(line, "#") || line == "\n" {
-			got.WriteString(line)
-			continue
-		}
 		cmd, ok := strings.CutPrefix(line, "$ tgtadm")
 		if !ok {
+			if !answer {
+				got.WriteString(line)
+			} else if line[0] == '[' {
+				answer = false
+			}
 			continue
 		}
+		answer = true
 		got.WriteString(line)
 		stdout, stderr, rc := w.adm(words(t, strings.ReplaceAll(cmd, "DIR", w.dir))...)
 		got.WriteString(hide(stdout, w.dir))
