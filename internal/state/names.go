@@ -100,22 +100,47 @@ func ParsePortal(addr string) (string, error) {
 	bad := func(format string, a ...any) error {
 		return invalid(CodeInvalidValue, KindPortal, addr, "write it as 192.0.2.10:3260 or [2001:db8::10]:3260", format, a...)
 	}
-	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")); err == nil {
-		return netip.AddrPortFrom(a.Unmap(), 3260).String(), nil
+	if len(addr) > 255 {
+		return "", bad("is too long")
+	}
+	if a, err := portalIP(addr, true); err == nil {
+		return netip.AddrPortFrom(a, 3260).String(), nil
 	}
 	host, port, ok := cutLast(addr, ':')
 	if !ok {
 		return "", bad("is not an IP address with a port")
 	}
-	a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
-	if err != nil || a.Is6() && !strings.HasPrefix(host, "[") {
+	a, err := portalIP(host, false)
+	if err != nil {
 		return "", bad("%q is not an IP address", host)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return "", bad("%q is not a TCP port", port)
 	}
-	return netip.AddrPortFrom(a.Unmap(), uint16(n)).String(), nil
+	return netip.AddrPortFrom(a, uint16(n)).String(), nil
+}
+
+// portalIP reads an address, an IPv6 one in brackets, or without if bare is
+// allowed. A zone is an interface's name or number.
+func portalIP(s string, bare bool) (netip.Addr, error) {
+	in, bracketed := s, false
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		in, bracketed = s[1:len(s)-1], true
+	}
+	a, err := netip.ParseAddr(in)
+	switch {
+	case err != nil:
+		return a, err
+	case a.Is6() != bracketed && !(bare && a.Is6()):
+		return a, fmt.Errorf("brackets are for IPv6")
+	}
+	for _, c := range []byte(a.Zone()) {
+		if !alnum(c) && !strings.ContainsRune("._-", rune(c)) {
+			return a, fmt.Errorf("zone %q", a.Zone())
+		}
+	}
+	return a.Unmap(), nil
 }
 
 // ParseACLAddress reads an address rule: an IPv4 or bracketed IPv6 address,
