@@ -3,6 +3,7 @@ package tgt
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -40,24 +41,31 @@ func (a *admin) isRuntime(addr string) bool {
 	return err == nil && slices.ContainsFunc(list, func(p v1.Portal) bool { return p.Runtime && (p.Address == addr || p.Bound == addr) })
 }
 
-// showPortals lists the portals, the newest first; those of tgtd's command line
-// are the oldest.
 func (a *admin) showPortals() error {
 	list, err := a.api.Portals(a.ctx)
 	if err != nil {
 		return err
 	}
+	a.notes = append(a.notes, writePortals(a.out, list)...)
+	return nil
+}
+
+// writePortals lists the portals, the newest first; those of tgtd's command line
+// are the oldest. Those that do not listen come back as notes.
+func writePortals(w io.Writer, list []v1.Portal) (notes []string) {
+	list = slices.Clone(list)
+	slices.Reverse(list) // without a revision: in the order that the wildcards have in tgt
 	slices.SortStableFunc(list, func(x, y v1.Portal) int { return cmp.Compare(y.Revision, x.Revision) })
 	for _, p := range list {
 		if p.State == v1.Failed {
-			a.note(fmt.Sprintf("portal %s does not listen: %s", p.Address, p.Error))
+			notes = append(notes, fmt.Sprintf("portal %s does not listen: %s", p.Address, p.Error))
 			continue
 		}
 		addr := p.Address
 		if p.Bound != "" && strings.HasSuffix(addr, ":0") {
 			addr = p.Bound
 		}
-		fmt.Fprintf(a.out, "Portal: %s,%d\n", addr, p.Group)
+		fmt.Fprintf(w, "Portal: %s,%d\n", addr, p.Group)
 	}
-	return nil
+	return notes
 }

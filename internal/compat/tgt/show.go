@@ -35,7 +35,13 @@ func (a *admin) showTargets() error {
 	}
 	slices.SortFunc(targets, func(x, y v1.Target) int { return cmp.Compare(x.ID, y.ID) })
 	for i := range targets {
-		writeTarget(a.out, &targets[i], byTarget[targets[i].Name], volumes)
+		t := &targets[i]
+		writeTarget(a.out, t, byTarget[t.Name], volumes)
+		for _, l := range t.LUNs {
+			if v := volumes[l.Volume]; v != nil && v.Status.State == v1.Failed {
+				a.note(fmt.Sprintf("LUN %d of target %d does not run: %s", l.Number, t.ID, v.Status.Error))
+			}
+		}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/state"
 )
 
@@ -59,15 +60,26 @@ func (a *admin) newTarget() error {
 // deleteTarget removes the target with the volumes that were made for its
 // units. Data stay.
 func (a *admin) deleteTarget() error {
+	for try := 0; ; try++ {
+		res, err := a.tryDeleteTarget()
+		if e := state.ErrorOf(err); e != nil && e.Code == state.CodeRevision && try < 10 {
+			continue // it got or lost a LUN since it was read
+		}
+		a.warn(res)
+		return err
+	}
+}
+
+func (a *admin) tryDeleteTarget() (v1.Result, error) {
 	t, err := a.findTarget()
 	if err != nil {
-		return err
+		return v1.Result{}, err
 	}
 	ops := []state.Op{{Verb: state.Delete, Kind: state.KindTarget, Name: t.Name, IfRevision: t.Revision, Force: a.force}}
 	if len(t.LUNs) > 0 {
 		luns, err := a.api.LUNs(a.ctx, t.Name)
 		if err != nil {
-			return err
+			return v1.Result{}, err
 		}
 		for _, l := range luns {
 			others := slices.ContainsFunc(l.Volume.Status.UsedBy, func(r state.LUNRef) bool { return r.Target != t.Name })
@@ -77,9 +89,7 @@ func (a *admin) deleteTarget() error {
 			}
 		}
 	}
-	res, err := a.api.Apply(a.ctx, ops...)
-	a.warn(res)
-	return err
+	return a.api.Apply(a.ctx, ops...)
 }
 
 func (a *admin) updateTarget() error {

@@ -117,10 +117,10 @@ func setOnline(v *v1.Volume, online bool) error {
 	return nil
 }
 
-// setPath changes the medium of a unit that is offline or has none, and puts it
-// online. The same path again reads the size anew.
+// setPath changes the medium of a unit that is offline, has none or has lost its
+// own, and puts it online. The same path again reads the size anew.
 func setPath(v *v1.Volume, path string) (refresh bool, err error) {
-	if v.URL != "" && !v.Unit.Offline {
+	if v.URL != "" && !v.Unit.Offline && v.Status.State != v1.Failed {
 		return false, refuse("the unit is online; set online=0 before path=")
 	}
 	b, ok := findBstype(v.Bstype)
