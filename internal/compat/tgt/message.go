@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 
 	"blockgate/internal/state"
 )
@@ -30,6 +31,7 @@ const (
 	msgDriverBusy      = "this driver is busy"
 	msgNotSupported    = "this operation isn't supported"
 	msgPreventsRemoval = "this device has Prevent Removal set"
+	msgClosed          = "tgtd closed the socket"
 	msgUnreachable     = "failed to send request hdr to tgt daemon, Transport endpoint is not connected"
 )
 
@@ -76,6 +78,9 @@ func asFailure(err error) *failure {
 	}
 	f := &failure{message: msgInvalid, detail: e.Error()}
 	switch {
+	case e.Class == state.Unreachable && closed(err):
+		// tgt says so and ends with 0; nobody can tell then that it failed.
+		f.message, f.detail, f.status = msgClosed, "whether the request was carried out is not known", exitNotConn
 	case e.Class == state.Unreachable, e.Code == state.CodeForbidden:
 		f.message, f.status = msgUnreachable, exitNotConn
 		if e.Code == state.CodeUnreachable {
@@ -89,6 +94,11 @@ func asFailure(err error) *failure {
 		f.detail += "; " + e.Hint
 	}
 	return f
+}
+
+// closed tells whether the daemon went away in the middle of a request.
+func closed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // report writes a failure and gives the exit status. The first line is tgt's.

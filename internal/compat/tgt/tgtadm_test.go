@@ -3,6 +3,8 @@ package tgt
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -186,6 +188,53 @@ func TestKeptVolume(t *testing.T) {
 	w.must("--op delete --mode logicalunit --tid 1 --lun 5")
 	if _, err := c.Volume(limit(t), "db"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDaemonGoes: a daemon that ends in the middle of a request is not taken
+// for one that did as it was told.
+func TestDaemonGoes(t *testing.T) {
+	w := &world{t: t, dir: t.TempDir()}
+	ln, err := net.Listen("unix", socketPath(w.getenv, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			io.ReadFull(c, make([]byte, 16))
+			c.Close()
+		}
+	}()
+	out, stderr, rc := w.adm("--op", "new", "--mode", "account", "--user", "u", "--password", "p")
+	ln.Close()
+	<-done
+	if first, _, _ := strings.Cut(stderr, "\n"); rc != 107 || out != "" || first != "tgtadm: "+msgClosed {
+		t.Errorf("status %d, %q, %q", rc, out, stderr)
+	}
+}
+
+// TestUnitZero: a target made by other means may have a disk at LUN 0.
+func TestUnitZero(t *testing.T) {
+	w := newWorld(t)
+	c := client.New(socketPath(w.getenv, 0))
+	defer c.Close()
+	if _, err := c.CreateTarget(limit(t), state.Target{Name: "iqn.2024-01.com.example:zero", ID: 6}); err != nil {
+		t.Fatal(err)
+	}
+	w.must("--op new --mode logicalunit --tid 6 --lun 0 -b " + w.file("a", 1<<20))
+	if out := w.must("--op show --mode target"); strings.Count(out, "LUN: ") != 1 || !strings.Contains(out, "        LUN: 0\n            Type: disk\n") {
+		t.Errorf("listing:\n%s", out)
+	}
+	w.must("--op update --mode logicalunit --tid 6 --lun 0 --params online=0")
+	w.must("--op delete --mode logicalunit --tid 6 --lun 0")
+	if _, stderr, rc := w.adm("--op", "delete", "--mode", "logicalunit", "--tid", "6", "--lun", "0"); rc != 22 || stderr != "tgtadm: "+msgNoUnit+"\n" {
+		t.Errorf("status %d, %q", rc, stderr)
 	}
 }
 

@@ -49,7 +49,7 @@ func (a *admin) newUnit() error {
 	if err != nil {
 		return err
 	}
-	if _, ok := findLUN(t, a.lun); ok || a.lun == 0 {
+	if _, ok := findLUN(t, a.lun); ok || a.lun == 0 && t.ControllerLUN0 {
 		return fail(msgUnitExists)
 	}
 	v, err := a.newVolume()
@@ -160,17 +160,14 @@ func (a *admin) share(t *v1.Target, v *state.Volume) (v1.Result, error) {
 }
 
 func (a *admin) deleteUnit() error {
-	if a.lun == 0 {
-		if _, err := a.api.System(a.ctx); err != nil {
-			return err
-		}
-		return refuse("LUN 0 is the target's controller, which goes with the target")
-	}
 	t, err := a.findTarget()
-	if err != nil {
-		if f, ok := err.(*failure); ok && f.message == msgNoTarget {
-			return fail(msgNoUnit)
-		}
+	switch f, ok := err.(*failure); {
+	case err == nil && (a.lun != 0 || !t.ControllerLUN0):
+	case err == nil, ok && f.message == msgNoTarget && a.lun == 0: // tgt looks at the number first
+		return refuse("LUN 0 is the target's controller, which goes with the target")
+	case ok && f.message == msgNoTarget:
+		return fail(msgNoUnit)
+	default:
 		return err
 	}
 	l, ok := findLUN(t, a.lun)
