@@ -42,11 +42,10 @@ fuzz: ## every fuzz target for T (60s) each
 bench: build ## Go benchmarks of the pieces
 	@$(GO) test -run '^$$' -bench . -benchmem ./...
 
-judge: build ## the longer outside judges: every guest test, the whole SCSI and iSCSI families
-	@test/packages.sh test judge
+judge: ## the longer outside judges: every guest test, more units, more crashes
 	@test/outside/run.sh all
 
-soak: build ## hours, if you let it: SECONDS=3600
+soak: ## kill -9 under load, for hours if you let it: SOAK_SECONDS=3600
 	@test/outside/run.sh soak
 
 clean: ## remove what was built

@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// binary is the blockgate under test, bindir has its other names (tgtd, tgtadm).
-var binary, bindir string
+// blockgate is the binary under test, bindir has its other names (tgtd, tgtadm).
+var blockgate, bindir string
 
 func TestMain(m *testing.M) {
 	if os.Getenv("BLOCKGATE_OUTSIDE") == "" {
@@ -39,17 +39,17 @@ func TestMain(m *testing.M) {
 
 func buildBinary(dir string) error {
 	bindir = dir
-	binary = filepath.Join(dir, "blockgate")
+	blockgate = filepath.Join(dir, "blockgate")
 	if named := os.Getenv("BLOCKGATE_BIN"); named != "" {
 		abs, err := filepath.Abs(named)
 		if err != nil {
 			return err
 		}
-		if err := os.Symlink(abs, binary); err != nil {
+		if err := os.Symlink(abs, blockgate); err != nil {
 			return err
 		}
 	} else {
-		cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "blockgate/cmd/blockgate")
+		cmd := exec.Command("go", "build", "-trimpath", "-o", blockgate, "blockgate/cmd/blockgate")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build: %w\n%s", err, out)

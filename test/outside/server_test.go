@@ -32,7 +32,7 @@ func serve(t *testing.T, args ...string) *export {
 func serveEnv(t *testing.T, env []string, args ...string) *export {
 	t.Helper()
 	args = append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)
-	p := spawn(t, env, binary, args...)
+	p := spawn(t, env, blockgate, args...)
 	e := &export{process: p}
 	e.url = p.expect(t, &p.out, "URL", 20*time.Second, func(s string) string { return urlPattern.FindString(s) })
 	e.connectable(t)

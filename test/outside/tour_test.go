@@ -104,7 +104,7 @@ func TestSeveralDisksAndCHAP(t *testing.T) {
 func TestCaptive(t *testing.T) {
 	needsTools(t)
 	serveAnd := func(command string) result {
-		return run(t, 30*time.Second, binary, "serve", "ram:64M", "--listen", "127.0.0.1:0", "--", "sh", "-c", command)
+		return run(t, 30*time.Second, blockgate, "serve", "ram:64M", "--listen", "127.0.0.1:0", "--", "sh", "-c", command)
 	}
 	if r := serveAnd("iscsi-inq $BLOCKGATE_URL"); r.code != 0 || !strings.Contains(r.stdout, "DIRECT_ACCESS") {
 		t.Errorf("exit %d, stdout %q, stderr %q", r.code, r.stdout, r.stderr)
@@ -115,11 +115,11 @@ func TestCaptive(t *testing.T) {
 	if r := serveAnd("echo only this"); r.stdout != "only this\n" {
 		t.Errorf("stdout is not the command's alone: %q", r.stdout)
 	}
-	if r := run(t, 30*time.Second, binary, "serve", "ram:64M", "--listen", "127.0.0.1:0", "--", "/nonexistent"); r.code == 0 || !strings.Contains(r.stderr, "/nonexistent") {
+	if r := run(t, 30*time.Second, blockgate, "serve", "ram:64M", "--listen", "127.0.0.1:0", "--", "/nonexistent"); r.code == 0 || !strings.Contains(r.stderr, "/nonexistent") {
 		t.Errorf("a command that is not there: exit %d, %s", r.code, r.stderr)
 	}
 	// A signal reaches the command.
-	p := spawn(t, nil, binary, "serve", "ram:64M", "--listen", "127.0.0.1:0", "--", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do read -t 1 x; done")
+	p := spawn(t, nil, blockgate, "serve", "ram:64M", "--listen", "127.0.0.1:0", "--", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do read -t 1 x; done")
 	p.expect(t, &p.out, "ready", 20*time.Second, func(s string) string { return regexp.MustCompile("ready").FindString(s) })
 	syscall.Kill(p.pid(), syscall.SIGTERM)
 	if code := p.ended(t, 20*time.Second); code != 5 {
@@ -214,7 +214,7 @@ func TestErrors(t *testing.T) {
 		{"a folder", []string{dir, any0}, []string{dir}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := run(t, 15*time.Second, binary, append([]string{"serve"}, c.args...)...)
+			r := run(t, 15*time.Second, blockgate, append([]string{"serve"}, c.args...)...)
 			if r.timedOut {
 				t.Fatalf("it serves instead:\n%s", r.both())
 			}

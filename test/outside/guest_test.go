@@ -1,0 +1,113 @@
+package outside
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// guest boots Linux once and runs scripts of test/guest in it; each line of
+// "ok …" or "FAIL …" becomes a subtest.
+func guest(t *testing.T, limit time.Duration, scripts []string, vars map[string]string) {
+	t.Helper()
+	logs := t.TempDir()
+	args := []string{"-t", fmt.Sprint(int(limit.Seconds())), "-k", logs}
+	for k, v := range vars {
+		args = append(args, "-v", k+"="+v)
+	}
+	for _, s := range scripts {
+		args = append(args, filepath.Join("..", "guest", s))
+	}
+	// The first run also downloads and builds the guest.
+	r := run(t, limit+10*time.Minute, filepath.Join("..", "guest", "run.sh"), args...)
+	checks, script := 0, ""
+	seen := map[string]bool{}
+	s := bufio.NewScanner(strings.NewReader(r.stdout))
+	for s.Scan() {
+		line := s.Text()
+		if name, found := strings.CutPrefix(line, "script "); found {
+			script = regexp.MustCompile(`^\d+-|\.sh$`).ReplaceAllString(name, "")
+			seen[script] = true
+			continue
+		}
+		what, passed := strings.CutPrefix(line, "ok ")
+		failed := false
+		if !passed {
+			what, failed = strings.CutPrefix(line, "FAIL ")
+		}
+		if !passed && !failed {
+			continue
+		}
+		checks++
+		t.Run(script+": "+regexp.MustCompile(`:? ?\[[0-9.]+ s\]$`).ReplaceAllString(what, ""), func(t *testing.T) {
+			if failed {
+				t.Error(what)
+			}
+		})
+	}
+	if r.code != 0 || r.timedOut {
+		console, _ := os.ReadFile(filepath.Join(logs, "guest.console"))
+		t.Errorf("the guest ended with %d (timed out: %v)\n%s\nconsole:\n%s", r.code, r.timedOut, tail(r.both(), 30), tail(string(console), 25))
+	}
+	for _, name := range scripts {
+		if !seen[strings.TrimSuffix(name, ".sh")] {
+			t.Errorf("%s did not run", name)
+		}
+	}
+	figure(t, "guest: %d checks in %.0f s", checks, r.took.Seconds())
+}
+
+// chapTarget is a target that asks for CHAP and answers a challenge too, made
+// with tgt's command line, and what the guest's chap.sh wants to know of it.
+func chapTarget(t *testing.T) map[string]string {
+	t.Helper()
+	g := newTgt(t)
+	g.start(t)
+	file := filepath.Join(g.dir, "chap.img")
+	sparse(t, file, 64<<20)
+	g.adm(t, "--op", "new", "--mode", "target", "--tid", "1", "-T", tgtIQN)
+	g.adm(t, "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", file)
+	g.adm(t, "--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
+	g.adm(t, "--op", "new", "--mode", "account", "--user", "joe", "--password", "secret-of-joe-1")
+	g.adm(t, "--op", "new", "--mode", "account", "--user", "disk", "--password", "secret-of-disk-1")
+	g.adm(t, "--op", "bind", "--mode", "account", "--tid", "1", "--user", "joe")
+	g.adm(t, "--op", "bind", "--mode", "account", "--tid", "1", "--user", "disk", "--outgoing")
+	return map[string]string{
+		"CHAP_PORT": g.port, "CHAP_IQN": tgtIQN, "CHAP_USER": "joe", "CHAP_PASS": "secret-of-joe-1",
+		"CHAP_OUT_USER": "disk", "CHAP_OUT_PASS": "secret-of-disk-1",
+	}
+}
+
+// A Linux guest with open-iscsi: a file system, and CHAP.
+func TestGuest(t *testing.T) {
+	e := serve(t, filepath.Join(t.TempDir(), "disk.img"), "--size", "256M")
+	vars := chapTarget(t)
+	vars["PORT"], vars["IQN"], vars["SIZE"] = e.port(), e.iqn(), fmt.Sprint(256<<20)
+	guest(t, 5*time.Minute, []string{"basic.sh", "chap.sh"}, vars)
+}
+
+// The negotiated parameters in two dozen combinations.
+func TestGuestParams(t *testing.T) {
+	needsAll(t)
+	e := serve(t, filepath.Join(t.TempDir(), "disk.img"), "--size", "64M")
+	guest(t, 10*time.Minute, []string{"params.sh"}, map[string]string{"PORT": e.port(), "IQN": e.iqn()})
+}
+
+// A file system on blocks of 4096 bytes and on memory.
+func TestGuestOtherUnits(t *testing.T) {
+	needsAll(t)
+	for name, args := range map[string][]string{
+		"4096-byte blocks": {filepath.Join(t.TempDir(), "disk.img"), "--size", "256M", "--block-size", "4096"},
+		"ram":              {"ram:256M"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := serve(t, args...)
+			guest(t, 5*time.Minute, []string{"basic.sh"}, map[string]string{"PORT": e.port(), "IQN": e.iqn(), "SIZE": fmt.Sprint(256 << 20)})
+		})
+	}
+}
