@@ -69,11 +69,9 @@ func (a *admin) bindAccount() error {
 	if err := a.needAccount(); err != nil {
 		return err
 	}
-	res, err := a.api.UpdateTarget(a.ctx, t.Name, func(t *state.Target) error {
+	return a.changeTarget(t.Name, func(t *state.Target) error {
 		return a.rebind(&t.Accounts, &t.OutgoingAccount)
 	})
-	a.warn(res)
-	return err
 }
 
 // bindDiscovery is for an account without --tid: it then guards discovery.
@@ -81,11 +79,9 @@ func (a *admin) bindDiscovery() error {
 	if err := a.needAccount(); err != nil {
 		return err
 	}
-	res, err := a.updateSystem(func(s *state.System) error {
+	return a.changeSystem(func(s *state.System) error {
 		return a.rebind(&s.DiscoveryAccounts, &s.DiscoveryOutgoingAccount)
 	})
-	a.warn(res)
-	return err
 }
 
 // needAccount makes sure that the account exists, before it is looked up where
@@ -128,23 +124,4 @@ func (a *admin) rebind(incoming *[]string, outgoing *string) error {
 		*incoming = slices.Delete(*incoming, i, i+1)
 	}
 	return nil
-}
-
-// updateSystem reads the settings, changes them and writes them back, again if
-// someone else changed them in between.
-func (a *admin) updateSystem(change func(*state.System) error) (v1.Result, error) {
-	for try := 0; ; try++ {
-		sys, err := a.api.System(a.ctx)
-		if err != nil {
-			return v1.Result{}, err
-		}
-		if err := change(&sys.System); err != nil {
-			return v1.Result{}, err
-		}
-		res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Update, Kind: state.KindSystem, IfRevision: sys.Revision, System: &sys.System})
-		if e := state.ErrorOf(err); e != nil && e.Code == state.CodeRevision && try < 10 {
-			continue
-		}
-		return res, err
-	}
 }

@@ -17,9 +17,7 @@ func (a *admin) system() error {
 	case opShow:
 		return a.showSystem()
 	case opUpdate:
-		res, err := a.updateSystem(func(s *state.System) error { return setSystem(s, a.name, a.value) })
-		a.warn(res)
-		return err
+		return a.changeSystem(func(s *state.System) error { return setSystem(s, a.name, a.value) })
 	case opStat:
 		return a.stat(func(statRow) bool { return true }, "")
 	}

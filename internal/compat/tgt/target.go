@@ -59,16 +59,7 @@ func (a *admin) newTarget() error {
 
 // deleteTarget removes the target with the volumes that were made for its
 // units. Data stay.
-func (a *admin) deleteTarget() error {
-	for try := 0; ; try++ {
-		res, err := a.tryDeleteTarget()
-		if e := state.ErrorOf(err); e != nil && e.Code == state.CodeRevision && try < 10 {
-			continue // it got or lost a LUN since it was read
-		}
-		a.warn(res)
-		return err
-	}
-}
+func (a *admin) deleteTarget() error { return a.retry(a.tryDeleteTarget) }
 
 func (a *admin) tryDeleteTarget() (v1.Result, error) {
 	t, err := a.findTarget()
@@ -97,9 +88,7 @@ func (a *admin) updateTarget() error {
 	if err != nil {
 		return err
 	}
-	res, err := a.api.UpdateTarget(a.ctx, t.Name, func(t *state.Target) error { return setTargetParam(t, a.name, a.value) })
-	a.warn(res)
-	return err
+	return a.changeTarget(t.Name, func(t *state.Target) error { return setTargetParam(t, a.name, a.value) })
 }
 
 // bindTarget adds or removes access rules: one for the address, one for the

@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
 	"blockgate/internal/api/client"
 	v1 "blockgate/internal/api/v1"
+	"blockgate/internal/state"
 )
 
 // patience is how long one tgtadm waits for the daemon. Opening a store takes
@@ -104,6 +106,52 @@ func (a *admin) warn(res v1.Result) {
 	for _, w := range res.Warnings {
 		a.note("warning: " + w)
 	}
+}
+
+// retry repeats a change that was read, modified and written back, while another
+// command gets in between. Each round one of those that compete succeeds; the
+// pause, random and growing, keeps them from meeting again and again.
+func (a *admin) retry(change func() (v1.Result, error)) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		res, err := change()
+		if e := state.ErrorOf(err); e == nil || e.Code != state.CodeRevision {
+			a.warn(res)
+			return err
+		}
+		select {
+		case <-time.After(rand.N(pause)):
+		case <-a.ctx.Done():
+			return err
+		}
+	}
+}
+
+// changeTarget changes the target of --tid as it is at that moment.
+func (a *admin) changeTarget(name string, change func(*state.Target) error) error {
+	return a.retry(func() (v1.Result, error) {
+		t, err := a.api.Target(a.ctx, name)
+		if err != nil {
+			return v1.Result{}, err
+		}
+		if err := change(&t.Target); err != nil {
+			return v1.Result{}, err
+		}
+		return a.api.Apply(a.ctx, state.Op{Verb: state.Update, Kind: state.KindTarget, IfRevision: t.Revision, Target: &t.Target})
+	})
+}
+
+// changeSystem changes the gateway's settings as they are at that moment.
+func (a *admin) changeSystem(change func(*state.System) error) error {
+	return a.retry(func() (v1.Result, error) {
+		sys, err := a.api.System(a.ctx)
+		if err != nil {
+			return v1.Result{}, err
+		}
+		if err := change(&sys.System); err != nil {
+			return v1.Result{}, err
+		}
+		return a.api.Apply(a.ctx, state.Op{Verb: state.Update, Kind: state.KindSystem, IfRevision: sys.Revision, System: &sys.System})
+	})
 }
 
 // findTarget finds the target of --tid.

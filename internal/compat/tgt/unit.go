@@ -205,26 +205,22 @@ func (a *admin) updateUnit() error {
 	if a.params == "" {
 		return nil
 	}
-	for try := 0; ; try++ {
+	refresh := false
+	err = a.retry(func() (v1.Result, error) {
 		v, err := a.api.Volume(a.ctx, l.Volume)
 		if err != nil {
-			return err
+			return v1.Result{}, err
 		}
-		refresh, err := setUnitParams(&v, a.params)
-		if err != nil {
-			return err
+		if refresh, err = setUnitParams(&v, a.params); err != nil {
+			return v1.Result{}, err
 		}
-		res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Update, Kind: state.KindVolume, IfRevision: v.Revision, Volume: &v.Volume})
-		if e := state.ErrorOf(err); e != nil && e.Code == state.CodeRevision && try < 10 {
-			continue
+		return a.api.Apply(a.ctx, state.Op{Verb: state.Update, Kind: state.KindVolume, IfRevision: v.Revision, Volume: &v.Volume})
+	})
+	if err == nil && refresh {
+		// The change itself is done; a size that cannot be read anew is no failure of it.
+		if _, err := a.api.ResizeVolume(a.ctx, l.Volume, 0); err != nil {
+			a.note("the size was not read again: " + state.ErrorOf(err).Error())
 		}
-		a.warn(res)
-		if err == nil && refresh {
-			// The change itself is done; a size that cannot be read anew is no failure of it.
-			if _, err := a.api.ResizeVolume(a.ctx, l.Volume, 0); err != nil {
-				a.note("the size was not read again: " + state.ErrorOf(err).Error())
-			}
-		}
-		return err
 	}
+	return err
 }
