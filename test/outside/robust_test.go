@@ -140,7 +140,7 @@ func TestHostilePeers(t *testing.T) {
 			}
 			if i%2 == 0 {
 				// A login request up to its lengths and flags.
-				copy(p, loginHeader(rng.IntN(1<<24))[:min(8, len(p))])
+				copy(p, loginHeader(rng.IntN(1 << 24))[:min(8, len(p))])
 			}
 			c.Write(p)
 			c.(*net.TCPConn).CloseWrite()
