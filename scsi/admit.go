@@ -14,7 +14,8 @@ import (
 // wrong, allocates.
 //
 // The checks come in this order: the unit exists, the command exists, a unit
-// attention is pending, the unit is reserved, it is not ready, a bit of the CDB
+// attention is pending, the target port does not give access now, the unit is
+// reserved, it is not ready, a bit of the CDB
 // is not understood, the medium is protected, the data-out length is wrong.
 func (n *Nexus) Admit(t *Task) bool {
 	t.Nexus = n
@@ -60,6 +61,9 @@ func (t *Task) check(i *itl, u *Unit) (sense.Sense, Status) {
 		if s, ok := i.takeAttention(); ok {
 			return s, CheckCondition
 		}
+	}
+	if st := i.accessState(); st > ActiveNonOptimized && !row.runsIn(st) {
+		return st.sense(), CheckCondition
 	}
 	if row.Reserve != ResAllowed && u.conflicts(i, row.Reserve) {
 		return s, ReservationConflict

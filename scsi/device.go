@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,6 +27,7 @@ type Device struct {
 
 	absent *Unit // answers for LUNs that do not exist
 	wlun   *Unit // the REPORT LUNS well known logical unit
+	groups atomic.Pointer[PortGroups]
 
 	mu      sync.Mutex // before any Unit.mu
 	units   map[uint64]*Unit

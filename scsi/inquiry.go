@@ -29,7 +29,7 @@ func inquiry(t *Task) {
 			return
 		}
 		var b [standardInquiryLen]byte
-		u.standardInquiry(b[:])
+		u.standardInquiry(b[:], t.itl.tpgs())
 		t.Respond(b[:], alloc)
 		return
 	}
@@ -50,8 +50,8 @@ func (u *Unit) peripheral() byte {
 	return byte(u.cfg.Load().Type)
 }
 
-// standardInquiry fills b (SPC-4 §6.6.2).
-func (u *Unit) standardInquiry(b []byte) {
+// standardInquiry fills b (SPC-4 §6.6.2); tpgs is the TPGS field in its place.
+func (u *Unit) standardInquiry(b []byte, tpgs byte) {
 	c := u.cfg.Load()
 	b[0] = u.peripheral()
 	if c.Removable {
@@ -60,9 +60,7 @@ func (u *Unit) standardInquiry(b []byte) {
 	b[2] = 0x06 // SPC-4
 	b[3] = 0x12 // hierarchical addressing, response data format 2
 	b[4] = standardInquiryLen - 5
-	if u.typeBit&withMedium != 0 {
-		b[5] = 0x10 // TPGS: implicit asymmetric access
-	}
+	b[5] = tpgs
 	b[7] = 0x02 // CMDQUE
 	padded(b[8:16], c.Vendor)
 	padded(b[16:32], c.Product)

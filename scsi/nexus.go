@@ -54,6 +54,8 @@ type itl struct {
 	lun   uint64
 	port  pr.Nexus // the nexus as persistent reservations know it
 	attn  attentions
+	// access is the AccessState of the port group.
+	access atomic.Uint32
 
 	// Under the unit's mutex.
 	prevent bool // medium removal is prevented by this nexus
@@ -205,6 +207,7 @@ func (u *Unit) join(n *Nexus, lun uint64) *itl {
 		u.itls = make(map[*itl]struct{})
 	}
 	u.itls[i] = struct{}{}
+	u.takeAccessLocked(i)
 	return i
 }
 

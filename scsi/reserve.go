@@ -32,7 +32,7 @@ func reserveCommands() []Command {
 			Name: "PERSISTENT RESERVE IN: " + name, Op: 0x5e, SA: sa,
 			Usage: []byte{0x5e, byte(sa), 0, 0, 0, 0, 0, 0xff, 0xff, 0},
 			Types: withMedium, Dir: DirIn, Reserve: ResAllowedPR,
-			ALUA: InStandby | InUnavailable, Run: persistentReserveIn,
+			ALUA: InStandby, Run: persistentReserveIn,
 		})
 	}
 	for sa, name := range []string{"REGISTER", "RESERVE", "RELEASE", "CLEAR", "PREEMPT", "PREEMPT AND ABORT",
@@ -40,7 +40,7 @@ func reserveCommands() []Command {
 		rows = append(rows, Command{
 			Name: "PERSISTENT RESERVE OUT: " + name, Op: 0x5f, SA: sa,
 			Usage: []byte{0x5f, byte(sa), 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0},
-			Types: withMedium, Dir: DirOut, Reserve: ResAllowedPR, ALUA: InStandby | InUnavailable,
+			Types: withMedium, Dir: DirOut, Reserve: ResAllowedPR, ALUA: InStandby,
 			Waits: true, OutLen: persistentReserveOutLen, Run: persistentReserveOut,
 		})
 	}

@@ -15,13 +15,13 @@ func sbcCapacityCommands() []Command {
 		Name: "READ CAPACITY(10)", Op: 0x25, SA: NoSA,
 		// The LBA and PMI are obsolete since SBC-3 and must be zero.
 		Usage: []byte{0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0},
-		Types: TypeDisk | TypeCD, Dir: DirIn, Access: AccessRead, Reserve: ResAllowed,
+		Types: TypeDisk | TypeCD, Dir: DirIn, Access: AccessRead, Reserve: ResAllowed, ALUA: InStandby,
 		Run: readCapacity10,
 	}, {
 		Name: "READ CAPACITY(16)", Op: 0x9e, SA: 0x10,
 		Usage: []byte{0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0,
 			useBytes, useBytes, useBytes, useBytes, 0, 0},
-		Types: TypeDisk, Dir: DirIn, Access: AccessRead, Reserve: ResAllowed,
+		Types: TypeDisk, Dir: DirIn, Access: AccessRead, Reserve: ResAllowed, ALUA: InStandby,
 		Run: readCapacity16,
 	}}
 }

@@ -25,7 +25,7 @@ func spcCommands() []Command {
 	return []Command{{
 		Name: "TEST UNIT READY", Op: opTestUnitReady, SA: NoSA,
 		Usage: []byte{opTestUnitReady, 0, 0, 0, 0, 0},
-		Types: AnyType, Reserve: ResAllowedPR, ALUA: InStandby,
+		Types: AnyType, Reserve: ResAllowedPR,
 		Run: func(*Task) {}, // Admit has found the unit ready
 	}, {
 		Name: "REQUEST SENSE", Op: opRequestSense, SA: NoSA,
@@ -53,11 +53,13 @@ func spcCommands() []Command {
 	}, {
 		Name: "MODE SELECT(6)", Op: 0x15, SA: NoSA,
 		Usage: []byte{0x15, 0x11, 0, 0, 0xff, 0},
-		Types: withMedium, Dir: DirOut, Reserve: ResWrite, Medium: true, Waits: true, OutLen: modeSelectLen, Run: modeSelect,
+		Types: withMedium, Dir: DirOut, Reserve: ResWrite, ALUA: InStandby, Medium: true, Waits: true,
+		OutLen: modeSelectLen, Run: modeSelect,
 	}, {
 		Name: "MODE SELECT(10)", Op: 0x55, SA: NoSA,
 		Usage: []byte{0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0},
-		Types: withMedium, Dir: DirOut, Reserve: ResWrite, Medium: true, Waits: true, OutLen: modeSelectLen, Run: modeSelect,
+		Types: withMedium, Dir: DirOut, Reserve: ResWrite, ALUA: InStandby, Medium: true, Waits: true,
+		OutLen: modeSelectLen, Run: modeSelect,
 	}, {
 		Name: "LOG SENSE", Op: 0x4d, SA: NoSA,
 		Usage: []byte{0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0},
@@ -74,11 +76,6 @@ func spcCommands() []Command {
 		Name: "PREVENT ALLOW MEDIUM REMOVAL", Op: 0x1e, SA: NoSA,
 		Usage: []byte{0x1e, 0, 0, 0, 0x03, 0},
 		Types: withMedium, Reserve: ResOwn, Run: preventAllow,
-	}, {
-		Name: "REPORT TARGET PORT GROUPS", Op: opMaintenanceIn, SA: 0x0a,
-		Usage: []byte{opMaintenanceIn, 0xea, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0},
-		Types: withMedium, Dir: DirIn, Reserve: ResAllowedPR,
-		ALUA: InStandby | InUnavailable | InTransition | InOffline, Run: reportTargetPortGroups,
 	}, {
 		Name: "REPORT SUPPORTED OPERATION CODES", Op: opMaintenanceIn, SA: 0x0c,
 		Usage: []byte{opMaintenanceIn, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0},
@@ -100,6 +97,8 @@ func requestSense(t *Task) {
 		s = sense.LUNotSupported()
 	} else if a, ok := t.itl.takeAttention(); ok {
 		s = a
+	} else if st := t.itl.accessState(); st > ActiveNonOptimized {
+		s = st.sense()
 	} else if flags&(unitOffline|unitEjected) != 0 {
 		s = u.notReady(flags)
 	}

@@ -85,6 +85,7 @@ const (
 	unitTAS    // task aborted status, control mode page
 	unitTSTPerNexus
 	unitWCE // write cache enabled, caching mode page
+	unitExplicitALUA
 )
 
 // capabilities are what the store can do besides the core, found once.
@@ -120,6 +121,7 @@ type Unit struct {
 	flags    atomic.Uint32
 	blocks   atomic.Uint64
 	reserve6 atomic.Pointer[itl] // holder of RESERVE(6/10)
+	groups   atomic.Pointer[PortGroups]
 
 	warned  atomic.Int64 // when the last warning was logged, Unix seconds
 	special atomic.Int32 // tasks that others must look at before they start

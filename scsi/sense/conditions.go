@@ -61,6 +61,9 @@ func NotReadyStandby() Sense     { return New(NotReady, 0x04, 0x0b) }
 func NotReadyUnavailable() Sense { return New(NotReady, 0x04, 0x0c) }
 func NotReadyOffline() Sense     { return New(NotReady, 0x04, 0x12) }
 
+// SetTargetPortGroupsFailed: SET TARGET PORT GROUPS COMMAND FAILED.
+func SetTargetPortGroupsFailed() Sense { return New(HardwareError, 0x67, 0x0a) }
+
 // UNIT ATTENTION.
 
 // PowerOn is POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: initiators in the
