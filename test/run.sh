@@ -46,17 +46,18 @@ tests() {
     shift 2
     limited "$limit" "$logs/$name.json" "$@"
     status=$?
-    awk -v COUNTS="$logs/$name.counts" -f test/gotest.awk "$logs/$name.json" >"$logs/$name.summary"
+    awk -v COUNTS="$logs/$name.counts" -v LOG="$logs/$name.log" -f test/gotest.awk "$logs/$name.json" >"$logs/$name.summary"
     read -r p f s <"$logs/$name.counts"
     [ $status = 0 ] || [ "$f" != 0 ] || { f=1; echo "FAIL $name: $(grep -v '^{' "$logs/$name.json" | tail -n 3)" >>"$logs/$name.summary"; }
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     if [ "$f" = 0 ]; then echo -n "ok  "; else echo -n "FAIL"; fi
     echo " $name: $p passed, $f failed, $s skipped ($((SECONDS - t)) s)"
-    sort "$logs/$name.summary" | sed 's/^/     /'
+    cat "$logs/$name.summary"
 }
 unit_packages() {
     # The outside tests have a stage of their own.
-    go list "${UNIT:-./...}" | grep -v '/test/outside$'
+    # shellcheck disable=SC2086
+    go list ${UNIT:-./...} | grep -v '/test/outside$'
 }
 
 for s in "$@"; do
@@ -64,9 +65,10 @@ for s in "$@"; do
     packages) stage packages 1200 test/packages.sh test ;;
     check) stage check 900 test/check.sh ;;
     unit)
+        list=$(unit_packages)
         # The race detector needs cgo; the binary never does.
-        # shellcheck disable=SC2046
-        CGO_ENABLED=1 tests unit 1200 go test -json -race -timeout 15m $(unit_packages)
+        # shellcheck disable=SC2086
+        CGO_ENABLED=1 tests unit 1200 go test -json -race -timeout 15m ${list:-./...}
         ;;
     outside) BLOCKGATE_OUTSIDE=1 tests outside 900 go test -json -count=1 -timeout 14m ./test/outside ;;
     *) echo "run.sh: no stage '$s' (packages, check, unit, outside)" >&2; exit 2 ;;

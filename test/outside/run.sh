@@ -21,7 +21,7 @@ logs=$(mktemp -d "${TMPDIR:-/tmp}/blockgate-test.XXXXXX")
 BLOCKGATE_OUTSIDE=$set_ timeout -k 10 $limit go test -json -count=1 -timeout "$((limit - 60))s" "${pick[@]}" ./test/outside "$@" \
     </dev/null >"$logs/outside.json" 2>&1
 status=$?
-awk -v COUNTS="$logs/counts" -f test/gotest.awk "$logs/outside.json" | sort
+awk -v COUNTS="$logs/counts" -v LOG="$logs/outside.log" -f test/gotest.awk "$logs/outside.json"
 read -r passed failed skipped <"$logs/counts"
 [ $status = 0 ] || [ "$failed" != 0 ] || { failed=1; tail -n 5 "$logs/outside.json"; }
 if [ "$failed" = 0 ]; then rm -rf "$logs"; else echo "logs: $logs"; fi
