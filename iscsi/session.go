@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -46,10 +47,13 @@ type Session struct {
 	// params are the session-wide values; a connection has its own digests and
 	// segment lengths.
 	params Params
-	window uint32 // commands that may be outstanding
+	window int // numbered commands that may be outstanding
 
 	expCmdSN atomic.Uint32
-	inflight atomic.Int32 // numbered commands received and not yet answered
+	// maxCmdSN is the last number the initiator may use. It moves by one for each
+	// numbered command that was answered, so it never goes back (RFC 7143
+	// §4.2.2.1), whatever other connections do meanwhile.
+	maxCmdSN atomic.Uint32
 
 	// order makes numbering a command and giving it to the device server one
 	// step, so that several connections keep the initiator's order. Taken before
@@ -58,19 +62,13 @@ type Session struct {
 
 	mu    sync.Mutex
 	conns map[uint16]*TargetConn
+	joins uint32 // connections that ever joined
 	nheld atomic.Int32
 	held  map[uint32]*heldPDU // received out of order, by CmdSN (several connections)
 	skip  map[uint32]struct{} // CmdSNs that an ABORT TASK overtook (RFC 7143 §11.5.1)
 	ended bool
 }
 
-// heldPDU waits for the commands before it.
-type heldPDU struct {
-	conn *TargetConn
-	bhs  BHS
-	ahs  []byte
-	data []byte
-}
 
 // NewSession makes a session; connections join by NewTargetConn.
 func NewSession(cfg SessionConfig) *Session {
@@ -78,13 +76,15 @@ func NewSession(cfg SessionConfig) *Session {
 	s := &Session{
 		ID: cfg.ID, TSIH: cfg.TSIH, Peer: r.Peer, Discovery: r.Discovery, Access: r.Access,
 		Started: time.Now(), User: r.User, nexus: cfg.Nexus, budget: cfg.Budget, log: cfg.Logger,
-		dir: cfg.Directory, reset: cfg.Reset, params: r.Params, window: 16,
+		dir: cfg.Directory, reset: cfg.Reset, params: r.Params,
 		conns: make(map[uint16]*TargetConn),
 	}
+	s.window = 16
 	if r.Access != nil && r.Access.Offer.MaxQueue > 0 {
-		s.window = uint32(r.Access.Offer.MaxQueue)
+		s.window = r.Access.Offer.MaxQueue
 	}
 	s.expCmdSN.Store(r.CmdSN)
+	s.maxCmdSN.Store(r.CmdSN + uint32(s.window) - 1)
 	return s
 }
 
@@ -117,19 +117,10 @@ func (s *Session) Ended() bool {
 	return s.ended
 }
 
-// maxCmdSN is the last number the initiator may use: it moves only when a
-// command is answered, so it never goes back (RFC 7143 §4.2.2.1).
-func (s *Session) maxCmdSN() uint32 {
-	free := int32(s.window) - s.inflight.Load()
-	return s.expCmdSN.Load() + uint32(max(free, 0)) - 1
-}
-
 // NextCmdSNs gives ExpCmdSN and MaxCmdSN for a header.
 func (s *Session) NextCmdSNs() (exp, maxSN uint32) {
-	// inflight is read before expCmdSN moves on another connection can at worst
-	// announce less than there is, never more.
-	m := s.maxCmdSN()
-	return s.expCmdSN.Load(), m
+	exp = s.expCmdSN.Load() // first, so that MaxCmdSN is never below ExpCmdSN-1
+	return exp, s.maxCmdSN.Load()
 }
 
 // verdict of sequence.
@@ -152,14 +143,16 @@ func (s *Session) sequence(h *BHS) verdict {
 	defer s.mu.Unlock()
 	sn, exp := h.CmdSN(), s.expCmdSN.Load()
 	switch {
-	case SNLess(sn, exp) || SNLess(s.maxCmdSN(), sn):
+	case SNLess(sn, exp) || SNLess(s.maxCmdSN.Load(), sn):
 		return drop
 	case sn == exp:
-		s.inflight.Add(1)
 		s.advance()
 		return deliver
 	}
 	if _, dup := s.held[sn]; dup {
+		return drop
+	}
+	if _, overtaken := s.skip[sn]; overtaken {
 		return drop
 	}
 	return hold
@@ -175,19 +168,20 @@ func (s *Session) advance() {
 		}
 		delete(s.skip, next)
 		next++
+		s.maxCmdSN.Add(1)
 	}
 	s.expCmdSN.Store(next)
 }
 
-// keep stores a PDU that came too early; its data is copied.
-func (s *Session) keep(c *TargetConn, h *BHS, ahs, data []byte) {
-	p := &heldPDU{conn: c, bhs: *h, ahs: append([]byte(nil), ahs...), data: append([]byte(nil), data...)}
+// hold stores a PDU that came too early, at most as many as the command window
+// has places.
+func (s *Session) hold(p *heldPDU) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held == nil {
 		s.held = make(map[uint32]*heldPDU)
 	}
-	s.held[h.CmdSN()] = p
+	s.held[p.bhs.CmdSN()] = p
 	s.nheld.Add(1)
 }
 
@@ -203,7 +197,6 @@ func (s *Session) release() {
 			s.order.Unlock()
 			return
 		}
-		s.inflight.Add(1)
 		s.advance()
 		s.mu.Unlock()
 		p.conn.runHeld(p)
@@ -225,56 +218,71 @@ func (s *Session) takeHeld(sn uint32) *heldPDU {
 // come, is ignored. It reports whether that was so.
 func (s *Session) overtake(refCmdSN uint32) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	exp := s.expCmdSN.Load()
-	if SNLess(refCmdSN, exp) || SNLess(s.maxCmdSN(), refCmdSN) {
+	if SNLess(refCmdSN, exp) || SNLess(s.maxCmdSN.Load(), refCmdSN) {
+		s.mu.Unlock()
 		return false
 	}
-	s.takeHeld(refCmdSN)
+	p := s.takeHeld(refCmdSN)
 	if refCmdSN == exp {
+		s.maxCmdSN.Add(1)
 		s.advance()
-		return true
+	} else {
+		if s.skip == nil {
+			s.skip = make(map[uint32]struct{})
+		}
+		s.skip[refCmdSN] = struct{}{}
 	}
-	if s.skip == nil {
-		s.skip = make(map[uint32]struct{})
+	s.mu.Unlock()
+	if p != nil {
+		p.conn.dropHeld(p)
 	}
-	s.skip[refCmdSN] = struct{}{}
+	s.release() // it may have been all that others waited for
 	return true
 }
 
 // answered gives a numbered command's place in the window back.
-func (s *Session) answered() { s.inflight.Add(-1) }
+func (s *Session) answered() { s.maxCmdSN.Add(1) }
 
 // join adds a connection; the one it replaces, if any, is returned and must be
 // closed (connection reinstatement, RFC 7143 §6.3.4).
-func (s *Session) join(c *TargetConn) (old *TargetConn, ok bool) {
+func (s *Session) join(c *TargetConn) (old *TargetConn, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return nil, false
+		return nil, fmt.Errorf("session %d ended during login", s.ID)
 	}
 	old = s.conns[c.cid]
+	if old == nil && len(s.conns) >= max(s.params.MaxConnections, 1) {
+		return nil, fmt.Errorf("session %d has %d connections", s.ID, len(s.conns))
+	}
 	s.conns[c.cid] = c
-	return old, true
+	s.joins++
+	c.tagBase = uint64(s.joins) << 32
+	return old, nil
 }
 
 // leave removes a connection. The last one ends the session.
 func (s *Session) leave(c *TargetConn) (last bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.conns[c.cid] == c {
 		delete(s.conns, c.cid)
 	}
+	var gone []*heldPDU
 	for sn, p := range s.held {
 		if p.conn == c {
-			s.takeHeld(sn)
+			gone = append(gone, s.takeHeld(sn))
 		}
 	}
 	if len(s.conns) == 0 && !s.ended {
 		s.ended = true
-		return true
+		last = true
 	}
-	return false
+	s.mu.Unlock()
+	for _, p := range gone {
+		c.dropHeld(p)
+	}
+	return last
 }
 
 // End closes every connection and the nexus. reason goes to the log.
@@ -282,10 +290,8 @@ func (s *Session) End(reason string) {
 	s.mu.Lock()
 	first := !s.ended
 	s.ended = true
-	s.held = nil
-	s.nheld.Store(0)
 	s.mu.Unlock()
-	for _, c := range s.Conns() {
+	for _, c := range s.Conns() { // what they hold goes when they leave
 		c.Drop(reason)
 	}
 	if first {

@@ -59,6 +59,7 @@ type phase uint8
 
 const (
 	unused    phase = iota
+	admitting       // in the hands of scsiCommand: nobody else may end it
 	gathering       // admitted; data-out is still to come
 	running         // given to the device server, or refused by it
 	finished        // TaskDone came
@@ -131,7 +132,7 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf) {
 	cmd.numbered = !h.Immediate()
 	copy(cmd.cdb[:], h.CDB())
 	t := &cmd.task
-	t.Nexus, t.LUN, t.Tag, t.Attr, t.Transport = c.sess.nexus, cmd.lun, uint64(cmd.itt), scsi.Attr(flags&7), cmd
+	t.Nexus, t.LUN, t.Tag, t.Attr, t.Transport = c.sess.nexus, cmd.lun, c.tag(cmd.itt), scsi.Attr(flags&7), cmd
 	t.CDB = cmd.cdb[:cdbLen(cmd.cdb[0])]
 	var bidiIn uint32
 	if len(ahs) > 0 {
@@ -161,18 +162,27 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf) {
 		len(data) > c.sess.params.FirstBurst || uint32(len(data)) > cmd.edtl)
 
 	c.mu.Lock()
-	if _, dup := c.tasks[cmd.itt]; dup || cmd.itt == ReservedTag {
+	var refusal RejectReason
+	switch _, dup := c.tasks[cmd.itt]; {
+	case dup:
+		refusal = RejectTaskInProgress
+	case cmd.itt == ReservedTag:
+		refusal = RejectInvalidPDUField
+	case h.Immediate() && len(c.tasks) >= c.sess.window+maxImmediate:
+		refusal = RejectTooManyImmediate
+	}
+	if refusal != 0 {
 		c.mu.Unlock()
 		c.sess.order.Unlock()
 		c.putStage(stage)
 		c.recycle(cmd)
-		c.rejectCommand(h, RejectTaskInProgress)
+		c.rejectCommand(h, refusal)
 		return
 	}
 	cmd.unsol = cmd.write && flags&FlagFinal == 0 && !c.sess.params.InitialR2T
 	cmd.unsolOff = len(data)
 	cmd.pins = 1
-	cmd.phase = gathering
+	cmd.phase = admitting
 	c.tasks[cmd.itt] = cmd
 	c.mu.Unlock()
 	defer c.unpin(cmd)
@@ -189,16 +199,12 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf) {
 		c.putStage(stage)
 		return
 	}
-	if unexpected {
-		c.putStage(stage)
-		s := sense.UnexpectedUnsolicitedData()
-		c.fail(cmd, &s)
-		return
-	}
 	cmd.want = int(min(t.OutLen, t.MaxOut))
-	if short || !c.takeBuffer(cmd, data, stage) {
-		c.tooFull(cmd)
-		return
+	switch {
+	case unexpected || short:
+		c.putStage(stage)
+	default:
+		short = !c.takeBuffer(cmd, data, stage)
 	}
 	c.mu.Lock()
 	cmd.received = len(data)
@@ -206,8 +212,20 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf) {
 	if cmd.unsol {
 		cmd.solicit = min(int(cmd.edtl), c.sess.params.FirstBurst)
 	}
+	cmd.phase = gathering
+	cmd.full = short && !unexpected
 	c.mu.Unlock()
-	c.pump(cmd)
+	switch {
+	case unexpected:
+		s := sense.UnexpectedUnsolicitedData()
+		c.fail(cmd, &s)
+	case short:
+		// Answered TASK SET FULL, not with this, unless it is aborted meanwhile.
+		s := sense.CommandAborted()
+		c.fail(cmd, &s)
+	default:
+		c.pump(cmd)
+	}
 }
 
 // takeBuffer gives cmd room for the data-out it wants and for all that may come
@@ -232,20 +250,6 @@ func (c *TargetConn) takeBuffer(cmd *command, data []byte, stage *bufpool.Buf) b
 	return ok
 }
 
-// tooFull answers TASK SET FULL in place of running the task: memory is short.
-func (c *TargetConn) tooFull(cmd *command) {
-	c.mu.Lock()
-	cmd.full = true
-	ok := cmd.phase == gathering
-	if ok {
-		cmd.phase = running
-	}
-	c.mu.Unlock()
-	if ok {
-		cmd.task.Abandon(nil)
-	}
-}
-
 // fail ends a command whose data-out went wrong. Data still on its way is
 // ignored.
 func (c *TargetConn) fail(cmd *command, s *sense.Sense) {
@@ -260,31 +264,52 @@ func (c *TargetConn) fail(cmd *command, s *sense.Sense) {
 	}
 }
 
-// abandon ends a command of a dead connection. nexusGone: its nexus has been
-// detached, which aborts what runs.
+// abandonAll ends the commands of a dead connection. nexusGone: its nexus has
+// been detached, which aborts what runs. A command that scsiCommand is still busy
+// with sees by itself that the connection is closed.
+func (c *TargetConn) abandonAll(nexusGone bool) {
+	c.mu.Lock()
+	cmds := make([]*command, 0, len(c.tasks))
+	for _, cmd := range c.tasks {
+		cmd.pins++
+		cmds = append(cmds, cmd)
+	}
+	c.mu.Unlock()
+	for _, cmd := range cmds {
+		c.abandon(cmd, nexusGone)
+		c.unpin(cmd)
+	}
+}
+
 func (c *TargetConn) abandon(cmd *command, nexusGone bool) {
 	c.mu.Lock()
 	collects, runs := cmd.phase == gathering, cmd.phase == running && !cmd.gone
 	if collects {
 		cmd.phase = running
 	}
-	drained := cmd.undelivered() && c.forget(cmd) && cmd.free()
-	lun, itt := cmd.lun, cmd.itt
+	if cmd.undelivered() && c.forget(cmd) && cmd.numbered {
+		c.sess.answered()
+	}
 	c.mu.Unlock()
 	switch {
-	case drained:
-		c.recycle(cmd)
 	case collects:
 		cmd.task.Abandon(nil)
 	case runs && !nexusGone:
-		c.sess.nexus.Manage(scsi.AbortTask, lun, uint64(itt), func(scsi.TMFResult) {})
+		c.sess.nexus.Manage(scsi.AbortTask, cmd.lun, c.tag(cmd.itt), func(scsi.TMFResult) {})
 	}
 }
 
 // pump runs the task when its data is complete, or asks for more of it.
 func (c *TargetConn) pump(cmd *command) {
 	c.mu.Lock()
-	if cmd.phase != gathering || cmd.unsol || c.closed {
+	if cmd.phase == gathering && (c.closed || cmd.task.Aborted()) {
+		// Whoever closed or aborted it came while it was being admitted.
+		cmd.phase = running
+		c.mu.Unlock()
+		cmd.task.Abandon(nil)
+		return
+	}
+	if cmd.phase != gathering || cmd.unsol {
 		c.mu.Unlock()
 		return
 	}
@@ -335,7 +360,6 @@ const maxR2Ts = 8
 // nil command or destination means that the data is thrown away: the task is
 // gone, or failed. The command comes pinned.
 func (c *TargetConn) dataOutTarget(h *BHS) (*command, []byte) {
-	c.DataOutPDUs.Add(1)
 	c.mu.Lock()
 	cmd := c.tasks[h.ITT()]
 	if cmd == nil {
@@ -427,7 +451,7 @@ func (cmd *command) TaskDone(t *scsi.Task) {
 	c := cmd.conn
 	c.mu.Lock()
 	cmd.phase = finished
-	if t.Aborted() && !cmd.full || c.closed {
+	if t.Aborted() || c.closed {
 		first := c.forget(cmd)
 		free := cmd.free()
 		c.mu.Unlock()

@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -15,9 +16,13 @@ import (
 // cheaper to copy than to ask the socket for separately.
 const directMin = 16 << 10
 
-// maxQueued bounds the replies that wait for a peer that does not read, in
-// items. Beyond it Feed's caller must wait for room (see Blocked).
-const maxQueued = 4096
+// maxQueued bounds the replies that wait for a peer that does not read, in bytes:
+// itemCost each, and the data that no budget counts. Beyond it Feed stops, and
+// its caller must send or wait for room (see WaitRoom).
+const (
+	maxQueued = 1 << 20
+	itemCost  = 256
+)
 
 // Host is what runs a TargetConn: a socket, or a test.
 type Host interface {
@@ -42,6 +47,10 @@ type TargetConn struct {
 	params Params
 	host   Host
 	log    *slog.Logger
+	born   time.Time
+	// tagBase makes task tags unique among the session's connections, those that
+	// were there before included.
+	tagBase uint64
 	// maxXmit is MaxXmitDataSegment, which the peer may change at any time.
 	maxXmit atomic.Int64
 
@@ -49,6 +58,7 @@ type TargetConn struct {
 
 	mu      sync.Mutex
 	tasks   map[uint32]*command // by Initiator Task Tag, while the initiator may refer to them
+	early   map[uint32]*heldPDU // held commands whose unsolicited data may come, by task tag
 	free    *command
 	nfree   int
 	outq    []outItem
@@ -57,10 +67,18 @@ type TargetConn struct {
 	closed  bool
 	room    sync.Cond
 	nextTTT uint32
-	text    textExchange
 
 	logoutSent bool // no more PDUs after the Logout Response
+	managing   int  // task management functions not yet answered
 	pings      pings
+
+	nearly   atomic.Int32 // len(early)
+	queued   atomic.Int64 // cost of outq, see maxQueued; written under mu
+	dropped  atomic.Bool  // Drop was called: nothing more is acted on
+	rejected atomic.Int64 // when a rejected PDU was logged, Unix seconds
+
+	textMu sync.Mutex // taken before mu
+	text   textExchange
 
 	tx tx // whoever holds the right to send
 
@@ -81,6 +99,7 @@ type rx struct {
 	tailGot  int
 	stage    *bufpool.Buf // holds dst when no command's buffer does
 	cmd      *command     // dst is this command's data-out
+	again    bool         // Feed stopped before it had to
 }
 
 type rxState uint8
@@ -107,17 +126,21 @@ type ConnConfig struct {
 func NewTargetConn(cfg ConnConfig) (*TargetConn, error) {
 	c := &TargetConn{
 		sess: cfg.Session, cid: cfg.Result.CID, peer: cfg.Result.Peer, params: cfg.Result.Params,
-		host: cfg.Host, log: cfg.Logger, tasks: make(map[uint32]*command),
+		host: cfg.Host, log: cfg.Logger, tasks: make(map[uint32]*command), born: time.Now(),
+		// Until the first Feed nothing is sent: the end of the login goes first.
+		feeding: true,
 	}
 	c.room.L = &c.mu
 	c.maxXmit.Store(int64(c.params.MaxXmitDataSegment))
 	c.tx.statSN = cfg.StatSN
-	old, ok := c.sess.join(c)
-	if !ok {
-		return nil, fmt.Errorf("session %d ended during login", c.sess.ID)
+	old, err := c.sess.join(c)
+	if err != nil {
+		return nil, err
 	}
 	if old != nil {
 		old.Drop("the initiator logged in again on this connection id")
+		// Its tasks end before the first command of the new one.
+		old.abandonAll(false)
 	}
 	return c, nil
 }
@@ -147,16 +170,31 @@ func (c *TargetConn) Feed(p []byte) (n int, err error) {
 	c.mu.Lock()
 	c.feeding = true
 	c.mu.Unlock()
+	c.rx.again = false
 	for err == nil {
+		if c.dropped.Load() {
+			err = errDropped
+			break
+		}
 		m, more, e := c.step(p[n:])
 		n, err = n+m, e
 		if !more {
+			break
+		}
+		if c.queued.Load() > maxQueued {
+			c.rx.again = true
 			break
 		}
 	}
 	c.RxBytes.Add(uint64(n))
 	return n, err
 }
+
+var errDropped = errors.New("connection dropped")
+
+// Again reports that the last Feed stopped since many replies were queued: call
+// it again, with nothing new, once these are sent.
+func (c *TargetConn) Again() bool { return c.rx.again }
 
 // MinFeed is the size of the largest piece that Feed wants to see at once, in
 // bytes.
@@ -276,22 +314,29 @@ func digestOK(a, b, wire []byte) bool {
 func (c *TargetConn) beginLong() error {
 	r := &c.rx
 	r.dst, r.stage, r.cmd = nil, nil, nil
-	if r.bhs.Opcode() == OpDataOut {
+	size := r.len
+	switch {
+	case r.bhs.Opcode() == OpDataOut && !c.isEarly(&r.bhs):
+		c.DataOutPDUs.Add(1)
 		r.cmd, r.dst = c.dataOutTarget(&r.bhs)
 		return nil
-	}
 	// Other PDUs are acted on when they are complete. A write command's buffer is
 	// taken at its full length now, so that its immediate data is in place.
-	size := r.len
-	if r.bhs.Opcode() == OpSCSICmd && r.bhs.Flags()&FlagWrite != 0 {
+	case r.bhs.Opcode() == OpSCSICmd && r.bhs.Flags()&FlagWrite != 0:
 		size = max(size, int(min(r.bhs.EDTL(), maxStage)))
 	}
-	if !c.sess.budget.take(int64(size)) {
-		return nil // thrown away; endLong answers for it
-	}
-	r.stage = bufpool.Get(size)
-	r.dst = r.stage.B[:r.len]
+	if r.stage = c.takeStage(size); r.stage != nil {
+		r.dst = r.stage.B[:r.len]
+	} // else thrown away; endLong answers for it
 	return nil
+}
+
+// takeStage takes a staging buffer and its share of the budget, or nil.
+func (c *TargetConn) takeStage(n int) *bufpool.Buf {
+	if !c.sess.budget.take(int64(n)) {
+		return nil
+	}
+	return bufpool.Get(n)
 }
 
 // maxStage bounds what one command may hold before it has been looked at.
@@ -308,10 +353,16 @@ func (c *TargetConn) endLong() error {
 		bad = !digestOK(dst[:r.len], r.tail[:pad], r.tail[pad:pad+4])
 	}
 	if r.bhs.Opcode() == OpDataOut {
-		if cmd != nil { // otherwise its task is gone
+		switch {
+		case cmd != nil:
 			c.dataOutDone(cmd, &r.bhs, bad)
+		case stage != nil:
+			return c.dataOut(&r.bhs, dst, stage, bad)
+		case c.nearly.Load() > 0:
+			_, err := c.keepLate(&r.bhs, nil, nil, bad) // lost for want of memory
+			return err
 		}
-		return nil
+		return nil // otherwise its task is gone
 	}
 	if stage == nil {
 		return c.pduWithoutMemory(&r.bhs)
@@ -332,10 +383,6 @@ func (c *TargetConn) putStage(b *bufpool.Buf) {
 func (c *TargetConn) Closed() {
 	c.mu.Lock()
 	c.closed = true
-	cmds := make([]*command, 0, len(c.tasks))
-	for _, cmd := range c.tasks {
-		cmds = append(cmds, cmd)
-	}
 	c.room.Broadcast()
 	c.mu.Unlock()
 	c.putStage(c.rx.stage)
@@ -347,12 +394,11 @@ func (c *TargetConn) Closed() {
 	if last {
 		c.sess.detach()
 	}
-	for _, cmd := range cmds {
-		c.abandon(cmd, last)
-	}
+	c.abandonAll(last)
 	c.mu.Lock()
 	q := c.outq
-	c.outq = nil
+	c.outq, c.free = nil, nil
+	c.queued.Store(0)
 	c.mu.Unlock()
 	for i := range q {
 		c.discard(&q[i])
@@ -360,8 +406,12 @@ func (c *TargetConn) Closed() {
 	c.discardUnsent()
 }
 
-// Drop closes the connection from our side. The reason goes to the log.
-func (c *TargetConn) Drop(reason string) { c.host.Abort(reason) }
+// Drop closes the connection from our side; nothing that came on it is acted on
+// any more. The reason goes to the log.
+func (c *TargetConn) Drop(reason string) {
+	c.dropped.Store(true)
+	c.host.Abort(reason)
+}
 
 // pings is the NOP-In state (RFC 7143 §11.19), guarded by TargetConn.mu.
 type pings struct {
@@ -380,9 +430,6 @@ func (c *TargetConn) Tick() {
 		d := DefaultOffer()
 		interval, count = d.NopInterval, d.NopCount
 	}
-	if interval <= 0 {
-		return
-	}
 	c.mu.Lock()
 	if rx := c.RxBytes.Load(); rx != c.pings.lastRx {
 		c.pings = pings{lastRx: rx}
@@ -390,7 +437,10 @@ func (c *TargetConn) Tick() {
 		return
 	}
 	c.pings.idle++
-	if c.pings.idle < interval || c.closed {
+	if c.pings.idle == trimAfter {
+		c.trim()
+	}
+	if interval <= 0 || c.pings.idle < interval || c.closed {
 		c.mu.Unlock()
 		return
 	}
@@ -405,14 +455,25 @@ func (c *TargetConn) Tick() {
 	c.queue(outItem{kind: outPing})
 }
 
-// since reports how long the connection has been sending one batch; see tx.
-func (c *TargetConn) since(now time.Time) time.Duration {
-	t := c.tx.started.Load()
-	if t == 0 {
-		return 0
+// trimAfter is how long a connection keeps what it needed under load, in seconds.
+const trimAfter = 5
+
+// trim gives back what an idle connection does not need. Caller holds mu.
+func (c *TargetConn) trim() {
+	c.free, c.nfree = nil, 0
+	if len(c.outq) == 0 {
+		c.outq = nil
 	}
-	return now.Sub(time.Unix(0, t))
+	if !c.sending && c.tx.sentTo == len(c.tx.pending) {
+		c.tx.pending, c.tx.next, c.tx.sentTo = nil, 0, 0
+	}
+	if len(c.tasks) == 0 {
+		c.tasks = make(map[uint32]*command) // maps do not shrink
+	}
 }
 
 // Stalled reports that the peer has not taken what was sent to it for d.
-func (c *TargetConn) Stalled(now time.Time, d time.Duration) bool { return c.since(now) > d }
+func (c *TargetConn) Stalled(now time.Time, d time.Duration) bool {
+	t := c.tx.started.Load()
+	return t != 0 && now.Sub(c.born)-time.Duration(t) > d
+}

@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +35,8 @@ type outItem struct {
 type reply struct {
 	bhs  BHS
 	data []byte
-	// after, if set, runs when the PDU has been handed to the transport.
+	// after, if set, runs when the PDU has been handed to the transport. It does
+	// not run when the connection breaks before.
 	after    func()
 	last     bool // nothing follows it on the connection
 	numbered bool // answers a numbered command: its window place is given back
@@ -47,10 +49,37 @@ type tx struct {
 	pending []outItem // taken from outq
 	next    int       // first of pending that is not sent completely
 	sentTo  int       // first of pending whose memory is not given back yet
+	batch   *batch    // what arena and iov are of; nil while nothing is sent
 	arena   []byte    // headers, digests and padding of one batch; never grows past its capacity
 	iov     [][]byte
 	bytes   int
-	started atomic.Int64 // UnixNano when the batch went to the transport, 0: none is there
+	started atomic.Int64 // when the batch went to the transport, since TargetConn.born; 0: none is there
+}
+
+// batch is the memory that sending needs.
+type batch struct {
+	arena [arenaSize]byte
+	iov   [batchIOV + 8][]byte
+}
+
+// batches are shared by all connections: one that is idle holds none.
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// takeBatch readies the sender's memory.
+func (x *tx) takeBatch() {
+	if x.batch == nil {
+		x.batch = batches.Get().(*batch)
+	}
+	x.arena, x.iov, x.bytes = x.batch.arena[:0], x.batch.iov[:0], 0
+}
+
+// putBatch gives it back, before the right to send is.
+func (x *tx) putBatch() {
+	if x.batch != nil {
+		clear(x.batch.iov[:len(x.iov)])
+		batches.Put(x.batch)
+		x.batch, x.arena, x.iov = nil, nil, nil
+	}
 }
 
 // Bounds of one batch.
@@ -59,6 +88,14 @@ const (
 	batchIOV   = 960 // below IOV_MAX, with room for one item's parts
 	arenaSize  = 48 << 10
 )
+
+// cost is what the item counts for in maxQueued.
+func (it *outItem) cost() int64 {
+	if it.pdu != nil {
+		return itemCost + int64(len(it.pdu.data))
+	}
+	return itemCost
+}
 
 // queue adds an item to what is to be sent.
 func (c *TargetConn) queue(it outItem) {
@@ -69,6 +106,7 @@ func (c *TargetConn) queue(it outItem) {
 		return
 	}
 	c.outq = append(c.outq, it)
+	c.queued.Add(it.cost())
 	if it.pdu != nil && it.pdu.last {
 		c.logoutSent = true
 	}
@@ -91,7 +129,7 @@ func (c *TargetConn) EndFeed() {
 // leave; it returns at once when the connection is closed.
 func (c *TargetConn) WaitRoom() {
 	c.mu.Lock()
-	for len(c.outq) > maxQueued && c.sending && !c.closed {
+	for c.queued.Load() > maxQueued && c.sending && !c.closed {
 		c.room.Wait()
 	}
 	c.mu.Unlock()
@@ -117,10 +155,7 @@ func (c *TargetConn) Gather() [][]byte {
 	x := &c.tx
 	x.started.Store(0)
 	c.giveBack()
-	x.arena, x.iov, x.bytes = x.arena[:0], x.iov[:0], 0
-	if x.arena == nil {
-		x.arena = make([]byte, 0, arenaSize)
-	}
+	x.takeBatch()
 	for {
 		if x.next == len(x.pending) {
 			if len(x.iov) > 0 {
@@ -138,7 +173,7 @@ func (c *TargetConn) Gather() [][]byte {
 		}
 	}
 	c.TxBytes.Add(uint64(x.bytes))
-	x.started.Store(time.Now().UnixNano())
+	x.started.Store(max(int64(time.Since(c.born)), 1))
 	return x.iov
 }
 
@@ -149,12 +184,14 @@ func (c *TargetConn) refill() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.outq) == 0 {
+		x.putBatch()
 		c.sending = false
 		c.room.Broadcast()
 		return false
 	}
 	clear(x.pending)
 	x.pending, c.outq = c.outq, x.pending[:0]
+	c.queued.Store(0)
 	x.next, x.sentTo = 0, 0
 	for i := range x.pending {
 		// From here on the initiator may see the response and use the tag again.
@@ -209,6 +246,7 @@ func (c *TargetConn) done(it *outItem) {
 func (c *TargetConn) SendFailed() {
 	c.tx.started.Store(0)
 	c.mu.Lock()
+	c.tx.putBatch()
 	c.sending = false
 	c.room.Broadcast()
 	gone := c.closed

@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"fmt"
+	"time"
 
 	"blockgate/internal/bufpool"
 	"blockgate/scsi"
@@ -29,12 +30,7 @@ const (
 func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest bool) error {
 	op := h.Opcode()
 	if op == OpDataOut {
-		cmd, dst := c.dataOutTarget(h)
-		if cmd != nil {
-			copy(dst, data)
-			c.dataOutDone(cmd, h, badDigest)
-		}
-		return nil
+		return c.dataOut(h, data, stage, badDigest)
 	}
 	if badDigest {
 		// The PDU is discarded; its number stays unused, so that a session at
@@ -69,9 +65,8 @@ func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest
 		c.putStage(stage)
 		return nil
 	case hold:
-		c.sess.keep(c, h, ahs, data)
+		c.hold(h, ahs, data, stage, false)
 		c.sess.order.Unlock()
-		c.putStage(stage)
 		return nil
 	}
 	err := c.ordered(h, ahs, data, stage)
@@ -81,11 +76,24 @@ func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest
 	return err
 }
 
-// runHeld acts on a PDU that waited for the ones before it on other connections.
-func (c *TargetConn) runHeld(p *heldPDU) {
-	if err := c.ordered(&p.bhs, p.ahs, p.data, nil); err != nil {
-		c.Drop(err.Error())
+// dataOut takes a Data-Out PDU that is complete. stage, if not nil, is the
+// budgeted buffer that data lies in and is consumed.
+func (c *TargetConn) dataOut(h *BHS, data []byte, stage *bufpool.Buf, badDigest bool) error {
+	c.DataOutPDUs.Add(1)
+	if c.nearly.Load() > 0 {
+		if kept, err := c.keepLate(h, data, stage, badDigest); kept {
+			return nil
+		} else if err != nil {
+			c.putStage(stage)
+			return err
+		}
 	}
+	if cmd, dst := c.dataOutTarget(h); cmd != nil {
+		copy(dst, data)
+		c.dataOutDone(cmd, h, badDigest)
+	}
+	c.putStage(stage)
+	return nil
 }
 
 // ordered acts on a PDU whose turn it is. The session's order is locked and is
@@ -112,26 +120,27 @@ func (c *TargetConn) ordered(h *BHS, ahs, data []byte, stage *bufpool.Buf) error
 	return nil
 }
 
-// pduWithoutMemory answers a PDU whose data was thrown away since the server's
+// pduWithoutMemory takes a PDU whose data was thrown away since the server's
 // memory budget is used up.
 func (c *TargetConn) pduWithoutMemory(h *BHS) error {
-	if h.Opcode() != OpSCSICmd {
-		return c.pdu(h, nil, nil, nil, false)
+	switch h.Opcode() {
+	case OpSCSICmd, OpTaskReq, OpTextReq, OpLogoutReq, OpNopOut:
+	default:
+		return c.pdu(h, nil, nil, nil, false) // refused without a look at its data
 	}
 	c.sess.order.Lock()
-	v := c.sess.sequence(h)
-	c.sess.order.Unlock()
-	if v != deliver {
-		return nil
-	}
-	p := &reply{numbered: !h.Immediate()}
-	p.bhs.SetOpcode(OpSCSIResp, false)
-	p.bhs.SetFlags(FlagFinal)
-	p.bhs.SetITT(h.ITT())
-	p.bhs.SetStatus(byte(scsi.TaskSetFull))
-	c.queue(outItem{kind: outPDU, pdu: p})
-	if !h.Immediate() {
-		c.sess.release()
+	switch c.sess.sequence(h) {
+	case drop:
+		c.sess.order.Unlock()
+	case hold:
+		c.hold(h, nil, nil, nil, true)
+		c.sess.order.Unlock()
+	default:
+		c.sess.order.Unlock()
+		c.noMemory(h)
+		if !h.Immediate() {
+			c.sess.release()
+		}
 	}
 	return nil
 }
@@ -144,8 +153,11 @@ func (c *TargetConn) reject(h *BHS, r RejectReason) { c.sendReject(h, r, false) 
 func (c *TargetConn) rejectCommand(h *BHS, r RejectReason) { c.sendReject(h, r, !h.Immediate()) }
 
 func (c *TargetConn) sendReject(h *BHS, r RejectReason, numbered bool) {
-	c.log.Warn("iscsi: PDU rejected", "initiator", c.peer.Name, "opcode", fmt.Sprintf("0x%02x", byte(h.Opcode())),
-		"reason", fmt.Sprintf("0x%02x", byte(r)))
+	// One line a second tells as much as all of them.
+	if now, last := time.Now().Unix(), c.rejected.Load(); now != last && c.rejected.CompareAndSwap(last, now) {
+		c.log.Warn("iscsi: PDU rejected", "initiator", c.peer.Name, "opcode", fmt.Sprintf("0x%02x", byte(h.Opcode())),
+			"reason", fmt.Sprintf("0x%02x", byte(r)))
+	}
 	p := &reply{data: append([]byte(nil), h[:]...), numbered: numbered}
 	p.bhs.SetOpcode(OpReject, false)
 	p.bhs.SetFlags(FlagFinal)
@@ -215,8 +227,19 @@ func (c *TargetConn) logout(h *BHS) {
 // taskManagement runs a task management function (RFC 7143 §11.5). The response
 // goes out behind the responses of the tasks that it did not reach any more.
 func (c *TargetConn) taskManagement(h *BHS) {
+	c.mu.Lock()
+	if h.Immediate() && c.managing >= maxImmediate {
+		c.mu.Unlock()
+		c.reject(h, RejectTooManyImmediate)
+		return
+	}
+	c.managing++
+	c.mu.Unlock()
 	respond := func(r scsi.TMFResult, after func()) {
 		c.forgetAborted()
+		c.mu.Lock()
+		c.managing--
+		c.mu.Unlock()
 		p := &reply{numbered: !h.Immediate(), after: after}
 		p.bhs.SetOpcode(OpTaskResp, false)
 		p.bhs.SetFlags(FlagFinal)
@@ -235,12 +258,22 @@ func (c *TargetConn) taskManagement(h *BHS) {
 		respond(scsi.FailoverNotSupported, nil) // error recovery level 0
 		return
 	}
-	c.sess.nexus.Manage(fn, h.LUN(), uint64(h.RefTag()), func(r scsi.TMFResult) {
+	owner := c.ownerOf(h.RefTag())
+	hits := func(from *TargetConn, cmd *command) bool {
+		switch fn {
+		case scsi.AbortTask:
+			return from == owner && cmd.itt == h.RefTag()
+		case scsi.AbortTaskSet, scsi.ClearTaskSet, scsi.LUNReset:
+			return cmd.lun == h.LUN()
+		case scsi.TargetWarmReset, scsi.TargetColdReset, scsi.NexusReset:
+			return true
+		}
+		return false // queries
+	}
+	c.sess.nexus.Manage(fn, h.LUN(), owner.tag(h.RefTag()), func(r scsi.TMFResult) {
 		held := 0
 		for _, any := range c.sess.Conns() {
-			held += any.forgetUndelivered(func(cmd *command) bool {
-				return fn != scsi.AbortTask && cmd.lun == h.LUN() || fn >= scsi.TargetWarmReset || cmd.itt == h.RefTag()
-			})
+			held += any.forgetUndelivered(func(cmd *command) bool { return hits(any, cmd) })
 		}
 		if fn == scsi.AbortTask && r == scsi.TaskDoesNotExist && (held > 0 || c.sess.overtake(h.RefCmdSN())) {
 			r = scsi.FunctionComplete
@@ -257,6 +290,35 @@ func (c *TargetConn) taskManagement(h *BHS) {
 		respond(r, after)
 	})
 }
+
+// ownerOf finds the connection that has the task. It should be this one, as task
+// management that names a task is bound to its connection (RFC 7143 §11.5.1).
+func (c *TargetConn) ownerOf(itt uint32) *TargetConn {
+	if !c.has(itt) {
+		for _, other := range c.sess.Conns() {
+			if other.has(itt) {
+				return other
+			}
+		}
+	}
+	return c
+}
+
+func (c *TargetConn) has(itt uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tasks[itt] != nil
+}
+
+// tag is the task's name for the device server. A connection that takes the
+// place of another may use its initiator task tags again while those tasks are
+// still on their way out, so they count for each connection by itself.
+func (c *TargetConn) tag(itt uint32) uint64 { return c.tagBase | uint64(itt) }
+
+// maxImmediate bounds the task management functions, and, beyond the command
+// window, the commands that a connection may have outstanding for immediate
+// delivery, which no window bounds (RFC 7143 §4.2.2.1).
+const maxImmediate = 64
 
 // taskReassign is TASK REASSIGN, which needs error recovery level 2.
 const taskReassign = scsi.TMF(8)

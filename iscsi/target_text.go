@@ -1,7 +1,7 @@
 package iscsi
 
 // textExchange is a Text negotiation in progress (RFC 7143 §11.10, §11.11). A
-// connection has one at a time; the reader is its only user.
+// connection has one at a time; TargetConn.textMu guards it.
 type textExchange struct {
 	itt, ttt uint32
 	in       TextGather
@@ -12,6 +12,9 @@ type textExchange struct {
 // textRequest takes a Text Request. Keys may be spread over several requests by
 // the C bit, the answer over several responses likewise.
 func (c *TargetConn) textRequest(h *BHS, data []byte) error {
+	// A request that was held runs on another connection's goroutine.
+	c.textMu.Lock()
+	defer c.textMu.Unlock()
 	x := &c.text
 	final, more := h.Flags()&FlagFinal != 0, h.Flags()&FlagContinue != 0
 	if final && more {
@@ -48,6 +51,9 @@ func (c *TargetConn) textRequest(h *BHS, data []byte) error {
 		x.out = NewTextReply(answer, limit)
 	}
 	piece, rest := x.out.Next()
+	// A copy, so that what waits to be sent does not hold the whole text, and its
+	// length is what it costs.
+	piece = append([]byte(nil), piece...)
 	c.textResponse(h, piece, rest, final && !rest)
 	if final && !rest {
 		*x = textExchange{}

@@ -157,8 +157,10 @@ func (c *conn) login() error {
 	})
 	// Logins are short; a small buffer keeps a flood of them cheap.
 	c.in = bufpool.Get(16 << 10)
+	begun := false
 	for {
-		h, data, err := c.readLoginPDU()
+		h, data, err := c.readLoginPDU(begun)
+		begun = true
 		if err != nil {
 			c.endIfEmpty(session)
 			var ne net.Error
@@ -174,6 +176,7 @@ func (c *conn) login() error {
 				Session: session, Result: l.Result(), StatSN: l.NextStatSN(), Host: c, Logger: c.srv.log,
 			})
 			if err != nil {
+				c.endIfEmpty(session)
 				return err
 			}
 			c.loggedIn.Store(true)
@@ -203,18 +206,25 @@ func (c *conn) endIfEmpty(s *iscsi.Session) {
 }
 
 // readLoginPDU reads one PDU of the login phase, without digests. What it
-// returns stays valid until the next call.
-func (c *conn) readLoginPDU() (*iscsi.BHS, []byte, error) {
+// returns stays valid until the next call. Before the first login request any
+// other PDU ends the connection; once the login has begun (RFC 7143 §6.3), and
+// for a request that is wrong as such, the header alone is returned, for which the
+// machine has a refusal.
+func (c *conn) readLoginPDU(begun bool) (*iscsi.BHS, []byte, error) {
 	need := iscsi.BHSLen
 	for {
 		if c.w-c.r >= need {
 			h := (*iscsi.BHS)(c.in.B[c.r:])
-			if h.Opcode() != iscsi.OpLoginReq {
+			login := h.Opcode() == iscsi.OpLoginReq
+			if !login && !begun {
 				return nil, nil, fmt.Errorf("PDU 0x%02x before login", byte(h.Opcode()))
 			}
 			n := h.DataLen()
-			if h.AHSLen() != 0 || n > maxLoginData {
-				return nil, nil, fmt.Errorf("login request with %d bytes of AHS and %d of data", h.AHSLen(), n)
+			if !login || h.AHSLen() != 0 {
+				return h, nil, nil
+			}
+			if n > maxLoginData {
+				return nil, nil, fmt.Errorf("login request with %d bytes of data", n)
 			}
 			need = iscsi.BHSLen + n + iscsi.PadLen(n)
 			if c.w-c.r >= need {
@@ -282,28 +292,30 @@ func (c *conn) feed() error {
 	if c.in != nil {
 		p = c.in.B[c.r:c.w]
 	}
-	n, err := c.tc.Feed(p)
-	c.r += n
-	c.tc.EndFeed()
-	if err != nil {
-		c.send()
-		return err
+	for {
+		n, err := c.tc.Feed(p)
+		p = p[n:]
+		c.r += n
+		c.tc.EndFeed()
+		if err != nil {
+			c.send()
+			return err
+		}
+		if err := c.send(); err != nil {
+			return err
+		}
+		c.tc.WaitRoom()
+		if !c.tc.Again() {
+			return nil
+		}
 	}
-	if err := c.send(); err != nil {
-		return err
-	}
-	c.tc.WaitRoom()
-	return nil
 }
 
 // read waits for input and takes what there is, up to the buffer's size. While
 // it waits with nothing unread the connection holds no buffer.
 func (c *conn) read() error {
-	if c.r == c.w {
-		c.r, c.w = 0, 0
-		if c.raw != nil {
-			return c.readIdle()
-		}
+	if c.raw != nil {
+		return c.readSocket()
 	}
 	c.makeRoom()
 	n, err := c.nc.Read(c.in.B[c.w:])
@@ -317,12 +329,7 @@ func (c *conn) read() error {
 // makeRoom readies a buffer of full size with the unread bytes at its front.
 func (c *conn) makeRoom() {
 	if c.in == nil || len(c.in.B) < readSize {
-		b := bufpool.Get(readSize)
-		if c.in != nil {
-			c.w = copy(b.B, c.in.B[c.r:c.w])
-			bufpool.Put(c.in)
-		}
-		c.in, c.r = b, 0
+		c.moveInput(bufpool.Get(readSize))
 		return
 	}
 	if c.r > 0 {
@@ -331,22 +338,40 @@ func (c *conn) makeRoom() {
 	}
 }
 
-// readIdle reads with a buffer that is taken only when there is something to
+// moveInput changes the buffer; the unread bytes go along.
+func (c *conn) moveInput(b *bufpool.Buf) {
+	n := 0
+	if c.in != nil {
+		n = copy(b.B, c.in.B[c.r:c.w])
+		bufpool.Put(c.in)
+	}
+	c.in, c.r, c.w = b, 0, n
+}
+
+// shrink gives the buffer back while there is nothing to read. Part of a PDU, of
+// which the rest may never come, stays in a buffer of its size.
+func (c *conn) shrink() {
+	switch n := c.w - c.r; {
+	case n == 0:
+		c.freeInput()
+	case bufpool.Size(n) < len(c.in.B):
+		c.moveInput(bufpool.Get(n))
+	}
+}
+
+// readSocket reads with a buffer that is taken only when there is something to
 // read.
-func (c *conn) readIdle() error {
+func (c *conn) readSocket() error {
 	if c.readable == nil {
 		c.readable = func(fd uintptr) bool {
-			if c.in == nil || len(c.in.B) < readSize {
-				c.freeInput()
-				c.in = bufpool.Get(readSize)
-			}
+			c.makeRoom()
 			for {
-				n, err := syscall.Read(int(fd), c.in.B)
+				n, err := syscall.Read(int(fd), c.in.B[c.w:])
 				if err == syscall.EINTR {
 					continue
 				}
 				if err == syscall.EAGAIN {
-					c.freeInput()
+					c.shrink()
 					return false
 				}
 				c.rn, c.rerr = n, err
@@ -363,13 +388,13 @@ func (c *conn) readIdle() error {
 	if c.rn == 0 {
 		return io.EOF
 	}
-	c.r, c.w = 0, c.rn
+	c.w += c.rn
 	return nil
 }
 
 func (c *conn) freeInput() {
 	bufpool.Put(c.in)
-	c.in = nil
+	c.in, c.r, c.w = nil, 0, 0
 }
 
 // send writes what is queued, unless somebody else is at it.

@@ -221,9 +221,6 @@ func (s *Server) closeListeners() bool {
 // returns ctx's error if it had to close something.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.closeListeners()
-	for _, tc := range s.table.conns() {
-		tc.RequestLogout(0)
-	}
 	s.mu.Lock()
 	for c := range s.conns {
 		if !c.loggedIn.Load() {
@@ -231,7 +228,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 	}
 	s.mu.Unlock()
-	stop := context.AfterFunc(ctx, func() { s.idle.Broadcast() })
+	// After that, so that a login which ends meanwhile is in one of the two.
+	for _, tc := range s.table.conns() {
+		tc.RequestLogout(0)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock() // the waiter is either before its look at ctx or waiting
+		defer s.mu.Unlock()
+		s.idle.Broadcast()
+	})
 	defer stop()
 	s.mu.Lock()
 	for len(s.conns) > 0 && ctx.Err() == nil {

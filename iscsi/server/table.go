@@ -56,7 +56,7 @@ func (t *table) admit(r *iscsi.LoginResult) (*iscsi.Session, iscsi.LoginStatus) 
 		t.mu.Unlock()
 		return nil, iscsi.LoginOutOfResources
 	}
-	for t.nextTSIH++; t.nextTSIH == 0 || t.byTSIH[t.nextTSIH] != nil; t.nextTSIH++ {
+	for t.nextTSIH++; t.nextTSIH == 0 || t.taken(t.nextTSIH); t.nextTSIH++ {
 	}
 	r.TSIH = t.nextTSIH
 	t.nextID++
@@ -86,14 +86,36 @@ func (t *table) admit(r *iscsi.LoginResult) (*iscsi.Session, iscsi.LoginStatus) 
 	t.byTSIH[r.TSIH] = s
 	var rival *iscsi.Session
 	if !r.Discovery {
-		rival = t.byNexus[key] // the same initiator logging in twice at once
+		if rival = t.byNexus[key]; rival != nil { // the same initiator logging in twice at once
+			delete(t.byTSIH, rival.TSIH)
+		}
 		t.byNexus[key] = s
 	}
 	t.mu.Unlock()
 	if rival != nil {
 		rival.End("the initiator logged in again (session reinstatement)")
 	}
+	if !r.Discovery {
+		// Asked again now that the table shows the session: a target that was taken
+		// away, or closed to this initiator, during the login would otherwise keep it.
+		acc, status := t.srv.cfg.Directory.Target(r.Access.Target, r.Peer)
+		if status == iscsi.LoginOK && (acc == nil || acc.Device != r.Access.Device) {
+			status = iscsi.LoginTargetRemoved
+		}
+		if status != iscsi.LoginOK {
+			s.End("the target was closed during the login")
+			t.remove(s)
+			return nil, status
+		}
+	}
+	r.ExpCmdSN, r.MaxCmdSN = s.NextCmdSNs()
 	return s, iscsi.LoginOK
+}
+
+// taken reports whether a session has the handle, or is about to. Caller holds mu.
+func (t *table) taken(tsih uint16) bool {
+	_, ok := t.byTSIH[tsih]
+	return ok
 }
 
 // join adds a connection to a session that exists.
@@ -108,6 +130,8 @@ func (t *table) join(s *iscsi.Session, r *iscsi.LoginResult) (*iscsi.Session, is
 		return nil, iscsi.LoginTooManyConnections
 	}
 	r.TSIH = s.TSIH
+	// The window is the session's, and other connections may have filled it.
+	r.ExpCmdSN, r.MaxCmdSN = s.NextCmdSNs()
 	return s, iscsi.LoginOK
 }
 
