@@ -37,12 +37,11 @@ action == "output" || action == "build-output" {
     next
 }
 action == "build-fail" { show("does not build", field("ImportPath"), field("ImportPath")); next }
+action == "run" { begun[pkg, test] = 1; label[pkg, test] = pkg " " test; owner[pkg, test] = pkg; next }
 action != "pass" && action != "fail" && action != "skip" { next }
 test == "" { if (action == "fail") failedPackage[pkg] = 1; next }
 {
     result[pkg, test] = action
-    owner[pkg, test] = pkg
-    label[pkg, test] = pkg " " test
     order[++tests] = pkg SUBSEP test
     while (match(test, /\/[^\/]*$/)) {
         test = substr(test, 1, RSTART - 1)
@@ -62,6 +61,12 @@ END {
         if ((k in parent) && (result[k] != "fail" || (k in childFailed))) continue
         n[result[k]]++
         if (result[k] == "fail") show("", label[k], k)
+    }
+    # What began and did not end: a panic, or the time limit.
+    for (k in begun) if (!(k in result) && !(k in parent)) {
+        n["fail"]++
+        explained[owner[k]] = 1
+        show("did not end", label[k], k)
     }
     # A package can fail outside of its tests: a panic, a time limit, a build.
     for (p in failedPackage) if (!(p in explained)) { n["fail"]++; show("the package", p, p SUBSEP "") }
