@@ -22,7 +22,11 @@ func main() {
 		},
 	}
 	ctx := context.Background()
-	if run, ok := personalities[filepath.Base(os.Args[0])]; ok {
+	name := filepath.Base(os.Args[0])
+	if run, ok := personalities[name]; ok {
+		// What is started again in the background is named after the binary;
+		// service scripts look for the tool's own name.
+		os.WriteFile("/proc/self/comm", []byte(name), 0)
 		os.Exit(run(ctx, os.Args[1:]))
 	}
 	os.Exit(cli.Main(ctx, cli.Env{

@@ -334,7 +334,7 @@ func TestRefusals(t *testing.T) {
 		{state.Op{Verb: state.Delete, Kind: state.KindVolume, Name: "w"}, state.CodeVolumeNotFound, state.NotFound, `volume "w"`},
 		{target(state.Target{Name: iqn}), state.CodeTargetExists, state.Conflict, iqn},
 		{target(state.Target{Name: iqn + "2", ID: 5}), state.CodeTargetIDExists, state.Conflict, iqn},
-		{target(state.Target{Name: "iqn.2025-13.io.example"}), state.CodeInvalidName, state.Usage, "month"},
+		{target(state.Target{Name: "iqn.2025-01.io.exa_mple"}), state.CodeInvalidName, state.Usage, "position"},
 		{target(state.Target{Name: "iqn.2025-01."}), state.CodeInvalidName, state.Usage, "domain"},
 		{target(state.Target{Name: "eui.123"}), state.CodeInvalidName, state.Usage, "16 hex"},
 		{target(state.Target{Name: "iqn.2025-01.io.example:a_b"}), state.CodeInvalidName, state.Usage, "'_'"},
