@@ -145,3 +145,33 @@ type CopyRanger interface {
 type CompareAndWriter interface {
 	CompareAndWrite(ctx context.Context, old, new []byte, off int64) (miscompare int, err error)
 }
+
+// AtomicLimits are what AtomicWriter.WriteAtomic asks of a write, in bytes.
+type AtomicLimits struct {
+	Max         int64 // the longest write
+	Granularity int64 // lengths are multiples of it; 1: any
+	Alignment   int64 // offsets are multiples of it; 1: any
+}
+
+// AtomicWriter writes a range all or not at all: concurrent calls, an error that
+// WriteAtomic returns, the end of the process and a loss of power find either
+// everything old or everything new there. Durable it is only by a Flush, as
+// after WriteAt. A store that cannot say so of every case does not have this.
+type AtomicWriter interface {
+	// AtomicLimits are fixed while the store is open.
+	AtomicLimits() AtomicLimits
+	// WriteAtomic writes p at off. Outside the limits it is ErrNotSupported.
+	WriteAtomic(ctx context.Context, p []byte, off int64) error
+}
+
+// Usage is the space behind a store, in bytes.
+type Usage struct {
+	Used      int64 // taken by this store
+	Available int64 // what it could take beyond that, perhaps in competition with others
+}
+
+// Usager tells how much space a store takes and how much there still is. The
+// answer is true when it is given and may be old when it arrives.
+type Usager interface {
+	Usage(ctx context.Context) (Usage, error)
+}

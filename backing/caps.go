@@ -17,6 +17,8 @@ const (
 	CapWriteFUA
 	CapCopyRange
 	CapCompareAndWrite
+	CapWriteAtomic
+	CapUsage
 
 	capEnd
 )
@@ -25,7 +27,7 @@ const (
 // medium or its size, which a read-only store does not have.
 const (
 	CapsAll    = capEnd - 1
-	CapsModify = CapTryWrite | CapDiscard | CapWriteZeroes | CapResize | CapWriteFUA | CapCopyRange | CapCompareAndWrite
+	CapsModify = CapTryWrite | CapDiscard | CapWriteZeroes | CapResize | CapWriteFUA | CapCopyRange | CapCompareAndWrite | CapWriteAtomic
 )
 
 // Selective is implemented by a store whose type has the methods of more
@@ -75,6 +77,8 @@ func CapsOf(s Store) Caps {
 	set(CapWriteFUA, is[FUAWriter](s))
 	set(CapCopyRange, is[CopyRanger](s))
 	set(CapCompareAndWrite, is[CompareAndWriter](s))
+	set(CapWriteAtomic, is[AtomicWriter](s))
+	set(CapUsage, is[Usager](s))
 	return c
 }
 
@@ -120,6 +124,10 @@ func capOf[T any]() Caps {
 		return CapCopyRange
 	case *CompareAndWriter:
 		return CapCompareAndWrite
+	case *AtomicWriter:
+		return CapWriteAtomic
+	case *Usager:
+		return CapUsage
 	}
 	return 0
 }
@@ -127,7 +135,8 @@ func capOf[T any]() Caps {
 // String lists the capabilities: "discard,extents".
 func (c Caps) String() string {
 	names := [...]string{"try-read", "try-write", "discard", "write-zeroes", "extents",
-		"resize", "refresh", "write-fua", "copy-range", "compare-and-write"}
+		"resize", "refresh", "write-fua", "copy-range", "compare-and-write",
+		"write-atomic", "usage"}
 	var b strings.Builder
 	for i, n := range names {
 		if c&(1<<i) == 0 {

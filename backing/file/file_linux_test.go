@@ -274,3 +274,28 @@ func setCapacity(t *testing.T, device string) {
 		t.Skipf("losetup --set-capacity: %v: %s", err, out)
 	}
 }
+
+func TestUsage(t *testing.T) {
+	s, err := file.Open(t.Context(), filepath.Join(t.TempDir(), "disk"), backing.OpenOptions{Create: true, CreateSize: 1 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	u, ok := backing.As[backing.Usager](s)
+	if !ok {
+		t.Fatal("no Usager")
+	}
+	empty, err := u.Usage(t.Context())
+	if err != nil || empty.Used >= 1<<20 || empty.Available <= 0 {
+		t.Fatalf("sparse: %+v, %v", empty, err)
+	}
+	if err := s.WriteAt(t.Context(), make([]byte, 4<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if full, err := u.Usage(t.Context()); err != nil || full.Used < 4<<20 || full.Used > 6<<20 {
+		t.Errorf("with 4 MiB written: %+v, %v", full, err)
+	}
+}

@@ -126,6 +126,20 @@ func (s *Store) writeZeroes(ctx context.Context, off, n int64) error {
 	return nil
 }
 
+// Usage tells what the file takes of its file system, its own metadata there
+// included, and what is left.
+func (s *Store) Usage(context.Context) (backing.Usage, error) {
+	if err := s.enter(0, 0, false); err != nil {
+		return backing.Usage{}, err
+	}
+	defer s.gate.leave()
+	u, err := usageOf(s.h)
+	if err != nil {
+		return u, s.ioError("usage of", 0, err)
+	}
+	return u, nil
+}
+
 // Extents reports what the file system has allocated, with its granularity.
 func (s *Store) Extents(ctx context.Context, off, n int64, fn func(backing.Extent) bool) error {
 	if err := s.enter(off, n, false); err != nil {

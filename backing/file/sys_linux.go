@@ -13,7 +13,7 @@ import (
 
 // platformCaps is what Linux offers on top of the portable calls.
 const platformCaps = backing.CapTryRead | backing.CapTryWrite | backing.CapDiscard |
-	backing.CapExtents | backing.CapCopyRange
+	backing.CapExtents | backing.CapCopyRange | backing.CapUsage
 
 // openFlags are the flags beside the access mode. On a block device O_EXCL
 // without O_CREAT claims the device against mounts and other claimants.
@@ -126,4 +126,21 @@ func syncParent(path string) error {
 		return err
 	}
 	return nil
+}
+
+// usageOf tells what a regular file takes of its file system, and what is left
+// there for those without privileges.
+func usageOf(h handle) (backing.Usage, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(h), &st); err != nil {
+		return backing.Usage{}, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(h), &fs); err != nil {
+		return backing.Usage{}, err
+	}
+	return backing.Usage{
+		Used:      st.Blocks * 512,
+		Available: int64(min(fs.Bavail, 1<<62/uint64(max(fs.Bsize, 1)))) * int64(fs.Bsize),
+	}, nil
 }

@@ -144,40 +144,22 @@ func (c *chunk) extent(at, n int64) (length int64, allocated bool) {
 	return min(u<<unitShift-at, n), allocated
 }
 
-// compareAndWrite holds all chunks of the range while it compares and writes. It
-// finds them before it locks the first: finding may take Store.mu.
+// compareAndWrite holds all chunks of the range while it compares and writes.
 func (s *Store) compareAndWrite(old, new []byte, off int64) (int, error) {
-	chunks := make([]*chunk, 0, 2)
-	for o, n := off, int64(len(new)); n > 0; {
-		c, _, m, err := s.ensure(o, n)
-		if err != nil {
-			return 0, err
-		}
-		chunks = append(chunks, c)
-		o, n = o+m, n-m
+	chunks, err := s.lockRange(off, int64(len(new)))
+	if err != nil {
+		return 0, err
 	}
+	defer unlockRange(chunks)
+	p, at := old, off&(chunkSize-1)
 	for _, c := range chunks {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.closed {
-			return 0, backing.ErrClosed
-		}
-	}
-	at := off & (chunkSize - 1)
-	p, from := old, at
-	for _, c := range chunks {
-		n := min(int64(len(p)), chunkSize-from)
-		if i := c.differ(p[:n], from); i >= 0 {
+		n := min(int64(len(p)), chunkSize-at)
+		if i := c.differ(p[:n], at); i >= 0 {
 			return len(old) - len(p) + i, nil
 		}
-		p, from = p[n:], 0
+		p, at = p[n:], 0
 	}
-	p, from = new, at
-	for _, c := range chunks {
-		n := min(int64(len(p)), chunkSize-from)
-		c.put(p[:n], from)
-		p, from = p[n:], 0
-	}
+	putRange(chunks, new, off)
 	return -1, nil
 }
 

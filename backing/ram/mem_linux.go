@@ -1,6 +1,12 @@
 package ram
 
-import "golang.org/x/sys/unix"
+import (
+	"bytes"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
 
 // mapMemory reserves n bytes of zeroes outside the garbage collector's heap.
 // They take memory page by page, as they are written.
@@ -25,3 +31,18 @@ func releasePages(mem []byte) {
 // releaseChunk reports whether a chunk's memory can be dropped as a whole: not
 // here, where it is a part of a mapping.
 func releaseChunk([]byte) bool { return false }
+
+// availableMemory is how much memory could be taken without swapping, in bytes.
+func availableMemory() (int64, bool) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, false
+	}
+	_, rest, ok := bytes.Cut(text, []byte("\nMemAvailable:"))
+	fields := bytes.Fields(rest)
+	if !ok || len(fields) == 0 {
+		return 0, false
+	}
+	kib, err := strconv.ParseInt(string(fields[0]), 10, 50)
+	return kib << 10, err == nil && kib >= 0
+}

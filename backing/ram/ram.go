@@ -230,6 +230,9 @@ func (s *Store) Capabilities() backing.Caps {
 	if s.readOnly {
 		c &^= backing.CapsModify
 	}
+	if _, ok := availableMemory(); !ok {
+		c &^= backing.CapUsage
+	}
 	return c
 }
 

@@ -1,6 +1,7 @@
 package ram_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -183,6 +184,88 @@ func BenchmarkWriteAt4K(b *testing.B) {
 	for i := int64(0); b.Loop(); i++ {
 		if err := s.WriteAt(b.Context(), p, i*4099%16384<<12); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	s, err := ram.New(128 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if !backingHas(s) {
+		t.Skip("the system does not tell its memory")
+	}
+	used := func() int64 {
+		t.Helper()
+		u, err := s.Usage(t.Context())
+		if err != nil || u.Available <= 0 {
+			t.Fatalf("Usage = %+v, %v", u, err)
+		}
+		return u.Used
+	}
+	if n := used(); n != 0 {
+		t.Errorf("an empty store uses %d bytes", n)
+	}
+	for _, off := range []int64{0, 1<<20 - 512, 100 << 20} {
+		if err := s.WriteAt(t.Context(), make([]byte, 1024), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := used(); n != 3*1024 {
+		t.Errorf("after three writes of a KiB: %d bytes", n)
+	}
+	if err := s.Discard(t.Context(), 0, 512); err != nil {
+		t.Fatal(err)
+	}
+	if n := used(); n != 3*1024-512 {
+		t.Errorf("after a discard: %d bytes", n)
+	}
+}
+
+func backingHas(s *ram.Store) bool { return s.Capabilities()&backing.CapUsage != 0 }
+
+// A reader sees all of an atomic write that crosses from one chunk to the next,
+// or nothing.
+func TestWriteAtomic(t *testing.T) {
+	s, err := ram.New(4 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	const off, n = 1<<20 - 4096, 8192
+	done := make(chan error)
+	go func() {
+		for i := range 200 {
+			if err := s.WriteAtomic(context.Background(), bytes.Repeat([]byte{byte(i)}, n), off); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for running := true; running; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = false
+		default:
+		}
+		// Comparing with what cannot be there looks at the whole range at once.
+		p := make([]byte, n)
+		if err := s.ReadAt(t.Context(), p[:1], off); err != nil {
+			t.Fatal(err)
+		}
+		want := bytes.Repeat(p[:1], n)
+		at, err := s.CompareAndWrite(t.Context(), want, want, off)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at > 0 {
+			t.Fatalf("half of an atomic write: the first difference is at %d", at)
 		}
 	}
 }

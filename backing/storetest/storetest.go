@@ -167,6 +167,23 @@ func claims(t *testing.T, s backing.Store) {
 		_, err := c.CompareAndWrite(ctx, make([]byte, 512), make([]byte, 512), 0)
 		check(backing.CapCompareAndWrite, err)
 	}
+	if a, has := s.(backing.AtomicWriter); has {
+		l := a.AtomicLimits()
+		if caps&backing.CapWriteAtomic != 0 && (l.Max <= 0 || l.Granularity <= 0 || l.Alignment <= 0 || l.Max%l.Granularity != 0) {
+			t.Errorf("AtomicLimits %+v make no sense", l)
+		}
+		check(backing.CapWriteAtomic, a.WriteAtomic(ctx, make([]byte, max(l.Granularity, 512)), 0))
+		if caps&backing.CapWriteAtomic != 0 {
+			is(t, a.WriteAtomic(ctx, make([]byte, l.Max+l.Granularity), 0), backing.ErrNotSupported)
+		}
+	}
+	if u, has := s.(backing.Usager); has {
+		usage, err := u.Usage(ctx)
+		check(backing.CapUsage, err)
+		if usage.Used < 0 || usage.Available < 0 {
+			t.Errorf("Usage = %+v", usage)
+		}
+	}
 	info := backing.InfoOf(s)
 	if info.Engine == "" {
 		t.Error("Info has no engine")

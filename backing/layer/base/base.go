@@ -71,6 +71,8 @@ type Store struct {
 	fua     backing.FUAWriter
 	copyR   backing.CopyRanger
 	caw     backing.CompareAndWriter
+	atomic  backing.AtomicWriter
+	usage   backing.Usager
 }
 
 // New makes a layer over lower, which belongs to the layer from now on: Close
@@ -92,6 +94,8 @@ func New(lower backing.Store, o Options) *Store {
 	s.fua = pick[backing.FUAWriter](s, backing.CapWriteFUA)
 	s.copyR = pick[backing.CopyRanger](s, backing.CapCopyRange)
 	s.caw = pick[backing.CompareAndWriter](s, backing.CapCompareAndWrite)
+	s.atomic = pick[backing.AtomicWriter](s, backing.CapWriteAtomic)
+	s.usage = pick[backing.Usager](s, backing.CapUsage)
 	return s
 }
 
@@ -252,4 +256,31 @@ func (s *Store) CompareAndWrite(ctx context.Context, old, new []byte, off int64)
 		return 0, backing.ErrNotSupported
 	}
 	return s.caw.CompareAndWrite(ctx, old, new, off)
+}
+
+// AtomicLimits are those below.
+func (s *Store) AtomicLimits() backing.AtomicLimits {
+	if s.atomic == nil {
+		return backing.AtomicLimits{}
+	}
+	return s.atomic.AtomicLimits()
+}
+
+// WriteAtomic forwards.
+func (s *Store) WriteAtomic(ctx context.Context, p []byte, off int64) error {
+	if err := s.call(ctx, Call{Op: Write, Off: off, Len: int64(len(p))}); err != nil {
+		return err
+	}
+	if s.atomic == nil {
+		return backing.ErrNotSupported
+	}
+	return s.atomic.WriteAtomic(ctx, p, off)
+}
+
+// Usage forwards; Before is not asked.
+func (s *Store) Usage(ctx context.Context) (backing.Usage, error) {
+	if s.usage == nil {
+		return backing.Usage{}, backing.ErrNotSupported
+	}
+	return s.usage.Usage(ctx)
 }
