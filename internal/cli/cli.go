@@ -136,6 +136,7 @@ func noun(c *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
 }
 
 func suggestion(cmd *cobra.Command, word string) string {
+	cmd.SuggestionsMinimumDistance = 2
 	if s := cmd.SuggestionsFor(word); len(s) > 0 {
 		return fmt.Sprintf(" (did you mean %s?)", strings.Join(s, " or "))
 	}

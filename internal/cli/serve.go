@@ -100,7 +100,7 @@ func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error 
 	}
 	d, err := daemon.Start(ctx, daemon.Config{
 		StateDir: o.stateDir, Socket: a.socket, Portals: s.portals, Logger: a.logger(level), Version: Version(),
-		Drain: 5 * time.Second,
+		Drain: 5 * time.Second, DelayReady: true,
 	})
 	if err != nil {
 		return err
@@ -124,6 +124,7 @@ func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error 
 		a.status = status
 		return d.Close()
 	}
+	d.Ready()
 	return d.Run(ctx, signals)
 }
 

@@ -39,6 +39,9 @@ type Config struct {
 	Version string
 	// Drain is how long a stop waits for initiators; 0: DefaultDrain.
 	Drain time.Duration
+	// DelayReady leaves it to the caller to call Ready when there is more to do
+	// before the service manager is told.
+	DelayReady bool
 }
 
 // Daemon is a running daemon. Its methods are safe for concurrent use.
@@ -131,9 +134,14 @@ func (d *Daemon) start(ctx context.Context) error {
 		}()
 		d.log.Info("api ready", "socket", d.cfg.Socket)
 	}
-	notify("READY=1")
+	if !d.cfg.DelayReady {
+		d.Ready()
+	}
 	return nil
 }
+
+// Ready tells the service manager that the daemon serves (sd_notify).
+func (d *Daemon) Ready() { notify("READY=1") }
 
 func (d *Daemon) openState(ctx context.Context) error {
 	if d.cfg.StateDir == "" {

@@ -1,0 +1,155 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"blockgate/internal/cli"
+)
+
+var update = flag.Bool("update", false, "write the help pages in testdata/help anew")
+
+func TestMain(m *testing.M) {
+	run := func(args ...string) {
+		os.Exit(cli.Main(context.Background(), cli.Env{
+			Args: args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
+		}))
+	}
+	testscript.Main(m, map[string]func(){
+		"blockgate": func() { run(os.Args[1:]...) },
+		// What runs behind "serve … --".
+		"blockgate-selftest": func() { run("selftest", os.Getenv("BLOCKGATE_URL")) },
+	})
+}
+
+// TestScripts runs testdata/script. Beside testscript's own commands there are
+//
+//	status N PROGRAM ARGS…   runs a program and wants the exit status N
+//	ready                    waits until a daemon says that it is ready
+//	urls FILE                sets $URL0, $URL1… and $PORTAL from what serve printed
+//	same WORD FILE FILE      wants the same line with WORD in both files
+func TestScripts(t *testing.T) {
+	type ready struct{}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			// A relative path keeps within the length of a socket's name.
+			dir, err := os.MkdirTemp("", "bg")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { os.RemoveAll(dir) })
+			path := filepath.Join(dir, "n")
+			c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { c.Close() })
+			env.Values[ready{}] = c
+			env.Setenv("NOTIFY_SOCKET", path)
+			env.Setenv("BLOCKGATE_SOCKET", filepath.Join(dir, "s"))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"status": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) < 2 {
+					ts.Fatalf("usage: status N PROGRAM ARGS…")
+				}
+				got := 0
+				if err := ts.Exec(args[1], args[2:]...); err != nil {
+					var exit *exec.ExitError
+					if !errors.As(err, &exit) {
+						ts.Fatalf("%v", err)
+					}
+					got = exit.ExitCode()
+				}
+				if strconv.Itoa(got) != args[0] {
+					ts.Fatalf("exit status %d, want %s", got, args[0])
+				}
+			},
+			"ready": func(ts *testscript.TestScript, neg bool, args []string) {
+				c := ts.Value(ready{}).(*net.UnixConn)
+				for buf := make([]byte, 128); ; {
+					n, err := c.Read(buf)
+					if err != nil {
+						ts.Fatalf("%v", err)
+					}
+					if string(buf[:n]) == "READY=1" {
+						return
+					}
+				}
+			},
+			"same": func(ts *testscript.TestScript, neg bool, args []string) {
+				line := regexp.MustCompile(`(?m)^.*` + args[0] + `.*$`)
+				a, b := line.FindString(ts.ReadFile(args[1])), line.FindString(ts.ReadFile(args[2]))
+				if a == "" || a != b {
+					ts.Fatalf("%q and %q", a, b)
+				}
+			},
+			"urls": func(ts *testscript.TestScript, neg bool, args []string) {
+				out := ts.ReadFile(args[0])
+				for i, m := range regexp.MustCompile(`(?m)^url +(\S+)$`).FindAllStringSubmatch(out, -1) {
+					ts.Setenv("URL"+strconv.Itoa(i), m[1])
+				}
+				if m := regexp.MustCompile(`(?m)^portal +iscsi://(\S+)`).FindStringSubmatch(out); m != nil {
+					ts.Setenv("PORTAL", m[1])
+				}
+			},
+		},
+	})
+}
+
+// TestHelp keeps the help pages as they were last looked at.
+func TestHelp(t *testing.T) {
+	pages := [][]string{{}}
+	for _, p := range strings.Split("serve,daemon,volume,volume create,volume list,volume show,volume resize,volume retry,volume delete,"+
+		"target,target create,target list,target show,target set,target delete,lun,lun add,lun remove,lun list,portal,portal add,portal remove,portal list,"+
+		"initiator,initiator allow,initiator deny,initiator list,account,account create,account list,account delete,"+
+		"session,session list,session close,engine,engine list,status,selftest,bench,ls,version,completion", ",") {
+		pages = append(pages, strings.Fields(p))
+	}
+	for _, page := range pages {
+		name := strings.Join(append([]string{"blockgate"}, page...), "-")
+		t.Run(name, func(t *testing.T) {
+			var out, errs bytes.Buffer
+			status := cli.Main(t.Context(), cli.Env{
+				Args: append(page, "--help"), Stdout: &out, Stderr: &errs, Getenv: func(string) string { return "" },
+			})
+			if status != 0 || errs.Len() > 0 {
+				t.Fatalf("status %d, stderr %q", status, errs.String())
+			}
+			// Three examples, each a command that exists.
+			_, rest, _ := strings.Cut(out.String(), "Examples:\n")
+			ex, _, _ := strings.Cut(rest, "\n\n")
+			if n := strings.Count(ex, "blockgate "); n < 3 {
+				t.Errorf("%d examples", n)
+			}
+			got := regexp.MustCompile(`\(default \$[^)]*\)`).ReplaceAllString(out.String(), "(default DEPENDS)")
+			file := filepath.Join("testdata/help", name+".txt")
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("help has changed (go test -update, and review):\n%s", got)
+			}
+		})
+	}
+}
