@@ -82,7 +82,7 @@ func (v *vector) add(p []byte) {
 	}
 	if n := len(v.iov); n > 0 {
 		last := &v.iov[n-1]
-		if unsafe.Add(unsafe.Pointer(last.Base), last.Len) == unsafe.Pointer(&p[0]) {
+		if uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(&p[0])) {
 			last.SetLen(int(last.Len) + len(p))
 			return
 		}

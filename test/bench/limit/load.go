@@ -162,7 +162,9 @@ func (s *stream) run(deadline time.Time) error {
 	if err := s.v.send(s.fd); err != nil {
 		return err
 	}
-	out, lo, hi, skip := s.o.Depth, 0, 0, 0
+	out, lo, hi := s.o.Depth, 0, 0
+	skip := -1     // what the answer at hand still lacks; below zero: there is none
+	var tag uint32 // its tag
 	for out > 0 {
 		n, err := recv(s.fd, s.in[hi:])
 		if n <= 0 {
@@ -171,26 +173,29 @@ func (s *stream) run(deadline time.Time) error {
 		hi += n
 		now := time.Now()
 		for {
+			if skip < 0 {
+				if hi-lo < headerLen {
+					break
+				}
+				h, err := parseHeader(s.in[lo:])
+				if err != nil || int(h.tag) >= s.o.Depth || s.began[h.tag].IsZero() {
+					return errors.Join(err, errors.New("an answer that nothing was asked for"))
+				}
+				lo, tag, skip = lo+headerLen, h.tag, 0
+				if !h.write {
+					skip = h.length
+				}
+			}
 			n := min(skip, hi-lo)
-			lo, skip = lo+n, skip-n
-			if skip > 0 || hi-lo < headerLen {
+			if lo, skip = lo+n, skip-n; skip > 0 {
 				break
 			}
-			h, err := parseHeader(s.in[lo:])
-			if err != nil || int(h.tag) >= s.o.Depth || s.began[h.tag].IsZero() {
-				return errors.Join(err, errors.New("an answer that nothing was asked for"))
-			}
-			lo += headerLen
-			if !h.write {
-				skip = h.length
-			}
-			// The last bytes of a long payload may still be on their way: its
-			// latency is short by the time of one recv.
-			s.lat = append(s.lat, uint32(min(now.Sub(s.began[h.tag]), 4*time.Second)))
-			s.began[h.tag] = time.Time{}
+			skip = -1
+			s.lat = append(s.lat, uint32(min(now.Sub(s.began[tag]), 4*time.Second)))
+			s.began[tag] = time.Time{}
 			out--
 			if now.Before(deadline) {
-				if err := s.ask(h.tag, now); err != nil {
+				if err := s.ask(tag, now); err != nil {
 					return err
 				}
 				out++

@@ -298,7 +298,9 @@ func (c *conn) flushBefore() error {
 	var last [headerLen]byte
 	copy(last[:], c.out[c.used-headerLen:c.used])
 	end := &c.v.iov[len(c.v.iov)-1]
-	end.SetLen(int(end.Len) - headerLen)
+	if end.SetLen(int(end.Len) - headerLen); end.Len == 0 {
+		c.v.iov = c.v.iov[:len(c.v.iov)-1]
+	}
 	if err := c.flush(); err != nil {
 		return err
 	}
