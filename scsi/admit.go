@@ -69,6 +69,9 @@ func (t *Task) check(i *itl, u *Unit) (sense.Sense, Status) {
 		return s, ReservationConflict
 	}
 	flags := u.flags.Load()
+	if s, out := u.outOfService(row, flags); out {
+		return s, CheckCondition
+	}
 	if flags&(unitOffline|unitEjected) != 0 && row.needsMedium() {
 		return u.notReady(flags), CheckCondition
 	}

@@ -27,6 +27,10 @@ func (t *Task) Run() {
 	if u.special.Load() != 0 && !u.start(t) {
 		return
 	}
+	if t.late() {
+		t.finish()
+		return
+	}
 	if !t.row.Waits && (!t.row.Medium || u.prompt) {
 		t.row.Run(t)
 	} else if t.row.Try == nil || !t.row.Try(t) {
@@ -168,7 +172,9 @@ func (u *Unit) work(q *workQueue) {
 		t.set.qnext = nil
 		t.setPhase(phaseRunning)
 		u.mu.Unlock()
-		t.row.Run(t)
+		if !t.late() {
+			t.row.Run(t)
+		}
 		t.finish()
 		u.mu.Lock()
 	}

@@ -51,6 +51,8 @@ func sbcCommands() []Command {
 	rows = append(rows, sbcUnmapCommands()...)
 	rows = append(rows, lbaStatusRow())
 	rows = append(rows, sbcDefectCommands()...)
+	rows = append(rows, sanitizeCommands()...)
+	rows = append(rows, formatCommands()...)
 	return rows
 }
 

@@ -66,7 +66,7 @@ func (u *Unit) Busy() bool {
 var ErrStuck = errors.New("the store still holds tasks")
 
 // Close takes no new tasks (they get LOGICAL UNIT NOT SUPPORTED) and waits for
-// those that run. When ctx ends first it aborts them; the error then wraps
+// those that run; sanitize and format operations are cut short. When ctx ends first it aborts them; the error then wraps
 // ErrStuck and says how many the store still holds. It touches the store no more
 // once Close has returned nil; after an error only the stuck calls do. The store
 // is not closed. Close may be called again to go on waiting.
@@ -76,6 +76,9 @@ func (u *Unit) Close(ctx context.Context) error {
 		u.closed = true
 		u.drained = make(chan struct{})
 		u.special.Add(1) // so that tasks that are still to be Run look
+		if op := u.operation.Load(); op != nil {
+			op.cancel()
+		}
 	}
 	u.drainedLocked()
 	done := u.drained
@@ -99,7 +102,7 @@ func (u *Unit) Close(ctx context.Context) error {
 // drainedLocked tells Close when no task can reach the store any more. Tasks that
 // wait for Run cannot: Run refuses them.
 func (u *Unit) drainedLocked() {
-	if !u.closed {
+	if !u.closed || u.operation.Load() != nil {
 		return
 	}
 	for t := u.head; t != nil; t = t.set.next {

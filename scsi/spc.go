@@ -99,6 +99,10 @@ func requestSense(t *Task) {
 		s = a
 	} else if st := t.itl.accessState(); st > ActiveNonOptimized {
 		s = st.sense()
+	} else if flags&unitOperating != 0 {
+		s = u.progress()
+	} else if flags&unitSanitizeFailed != 0 {
+		s = sense.SanitizeFailed()
 	} else if flags&(unitOffline|unitEjected) != 0 {
 		s = u.notReady(flags)
 	}

@@ -73,6 +73,12 @@ type UnitConfig struct {
 	// Reservations keeps persistent reservations through a restart (APTPL); nil:
 	// the unit cannot.
 	Reservations pr.Store
+	// Sanitize keeps the state of a failed or interrupted sanitize operation
+	// through a restart; nil: it is forgotten.
+	Sanitize SanitizeStore
+	// OverwriteRate bounds SANITIZE OVERWRITE and FORMAT UNIT with a pattern, in
+	// bytes a second; 0 means 160 MiB/s, -1 no bound.
+	OverwriteRate int64
 }
 
 // Flags of a unit that commands look at on their way.
@@ -86,6 +92,10 @@ const (
 	unitTSTPerNexus
 	unitWCE // write cache enabled, caching mode page
 	unitExplicitALUA
+	unitOperating      // a sanitize or format operation runs
+	unitSanitizeFailed // the last sanitize operation failed
+	unitSanitizeFree   // EXIT FAILURE MODE is allowed after it (AUSE)
+	unitCannotFill     // the store has not the space for all blocks
 )
 
 // capabilities are what the store can do besides the core, found once.
@@ -98,6 +108,8 @@ type capabilities struct {
 	tryWriter  backing.TryWriter
 	caw        backing.CompareAndWriter
 	copyRanger backing.CopyRanger
+	atomic     backing.AtomicWriter
+	usager     backing.Usager
 }
 
 // Unit is a logical unit with its device server and task set. It may be mapped at
@@ -122,6 +134,8 @@ type Unit struct {
 	blocks   atomic.Uint64
 	reserve6 atomic.Pointer[itl] // holder of RESERVE(6/10)
 	groups   atomic.Pointer[PortGroups]
+
+	operation atomic.Pointer[operation]
 
 	warned  atomic.Int64 // when the last warning was logged, Unix seconds
 	special atomic.Int32 // tasks that others must look at before they start
@@ -181,6 +195,10 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("scsi: unit %s: %w", cfg.Serial, err)
 	}
+	if err := u.loadSanitize(ctx, cfg.Sanitize); err != nil {
+		return nil, fmt.Errorf("scsi: unit %s: %w", cfg.Serial, err)
+	}
+	u.setFlag(unitCannotFill, !u.roomForAll(ctx))
 	u.cfg.Store(&cfg)
 	u.setFlag(unitOffline, cfg.Offline)
 	u.setFlag(unitReadOnly, cfg.ReadOnly || u.info.ReadOnly)
@@ -239,6 +257,16 @@ func (u *Unit) attachStore(s backing.Store, cfg *UnitConfig) {
 	}
 }
 
+// roomForAll reports whether every block of the store can be allocated, as far as
+// it tells.
+func (u *Unit) roomForAll(ctx context.Context) bool {
+	if u.caps.usager == nil || !u.info.Thin {
+		return true
+	}
+	usage, err := u.caps.usager.Usage(ctx)
+	return err != nil || usage.Used+usage.Available >= u.store.Size()
+}
+
 // newInternalUnit makes a unit that every device has without being told.
 func newInternalUnit(t DeviceType, log *slog.Logger) *Unit {
 	u := &Unit{table: sharedTable(), typeBit: t.bit(), log: log, prompt: true, maxTransfer: 1}
@@ -286,6 +314,7 @@ func (u *Unit) Update(edit func(*UnitConfig)) error {
 	edit(&c)
 	c.Type, c.Store, c.BlockSize, c.PhysicalExp, c.LowestAligned = old.Type, old.Store, old.BlockSize, old.PhysicalExp, old.LowestAligned
 	c.Workers, c.MaxTransfer, c.Logger, c.Reservations = old.Workers, old.MaxTransfer, old.Logger, old.Reservations
+	c.Sanitize, c.OverwriteRate = old.Sanitize, old.OverwriteRate
 	c.WriteCache, c.DescriptorSense = old.WriteCache, old.DescriptorSense
 	if err := checkUnit(&c); err != nil {
 		return fmt.Errorf("scsi: unit %s: %w", old.Serial, err)
@@ -362,5 +391,7 @@ func findCapabilities(s backing.Store) (c capabilities) {
 	c.tryWriter, _ = backing.As[backing.TryWriter](s)
 	c.caw, _ = backing.As[backing.CompareAndWriter](s)
 	c.copyRanger, _ = backing.As[backing.CopyRanger](s)
+	c.atomic, _ = backing.As[backing.AtomicWriter](s)
+	c.usager, _ = backing.As[backing.Usager](s)
 	return c
 }

@@ -173,6 +173,9 @@ func vpdCharacteristics(t *Task, b []byte) []byte {
 	}
 	p := append(b, make([]byte, 60)...)
 	binary.BigEndian.PutUint16(p[4:], uint16(rate))
+	if u.thin() {
+		p[7] = 0x40 // WABEREQ 01b: reads succeed after a SANITIZE BLOCK ERASE
+	}
 	return p
 }
 

@@ -52,6 +52,17 @@ func NotReadyStopped() Sense { return New(NotReady, 0x04, 0x02) }
 // NotReadyNoCause: LOGICAL UNIT NOT READY, CAUSE NOT REPORTABLE.
 func NotReadyNoCause() Sense { return New(NotReady, 0x04, 0x00) }
 
+// NotReadyBecoming: LOGICAL UNIT IS IN PROCESS OF BECOMING READY.
+func NotReadyBecoming() Sense { return New(NotReady, 0x04, 0x01) }
+
+// SanitizeInProgress and FormatInProgress come with the progress in 65536ths.
+func SanitizeInProgress(progress uint16) Sense {
+	return New(NotReady, 0x04, 0x1b).WithProgress(progress)
+}
+func FormatInProgress(progress uint16) Sense {
+	return New(NotReady, 0x04, 0x04).WithProgress(progress)
+}
+
 // MediumNotPresent: nothing is loaded.
 func MediumNotPresent() Sense { return New(NotReady, 0x3a, 0x00) }
 
@@ -107,6 +118,12 @@ func WriteFault(lba uint64) Sense { return New(MediumError, 0x0c, 0x00).WithInfo
 
 // SyncFailed: what had been written could not be made durable.
 func SyncFailed() Sense { return New(MediumError, 0x0c, 0x02) }
+
+// SanitizeFailed: SANITIZE COMMAND FAILED; the medium cannot be accessed.
+func SanitizeFailed() Sense { return New(MediumError, 0x31, 0x03) }
+
+// FormatFailed: FORMAT COMMAND FAILED.
+func FormatFailed() Sense { return New(MediumError, 0x31, 0x01) }
 
 // CommandAborted: the command ended for no fault of its own and may be sent again.
 func CommandAborted() Sense { return New(AbortedCommand, 0x00, 0x00) }
