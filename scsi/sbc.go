@@ -46,6 +46,7 @@ func sbcCommands() []Command {
 	rows = append(rows, sbcWriteCommands()...)
 	rows = append(rows, sbcVerifyCommands()...)
 	rows = append(rows, sbcAtomicCommands()...)
+	rows = append(rows, sbcWriteAtomicCommands()...)
 	rows = append(rows, sbcCacheCommands()...)
 	rows = append(rows, sbcWriteSameCommands()...)
 	rows = append(rows, sbcUnmapCommands()...)

@@ -19,6 +19,7 @@ var vpdPages = []vpdPage{
 	{0x80, withMedium | TypeController, vpdSerial},
 	{0x83, AnyType, vpdIdentification},
 	{0x86, withMedium | TypeController, vpdExtended},
+	{vpdCodeCopy, TypeDisk, vpdThirdPartyCopy},
 	{0xb0, TypeDisk, vpdBlockLimits},
 	{0xb1, TypeDisk, vpdCharacteristics},
 	{0xb2, TypeDisk, vpdProvisioning},
@@ -33,18 +34,22 @@ func (u *Unit) findVPD(code byte) func(*Task, []byte) []byte {
 		return vpdSupported
 	}
 	for _, p := range vpdPages {
-		if p.code == code && p.types&u.typeBit != 0 {
+		if p.code == code && u.hasVPD(&p) {
 			return p.build
 		}
 	}
 	return nil
 }
 
+func (u *Unit) hasVPD(p *vpdPage) bool {
+	return p.types&u.typeBit != 0 && (p.code != vpdCodeCopy || u.hasCopies())
+}
+
 // vpdSupported is the Supported VPD Pages page.
 func vpdSupported(t *Task, b []byte) []byte {
 	b = append(b, 0)
 	for _, p := range vpdPages {
-		if p.types&t.unit.typeBit != 0 {
+		if t.unit.hasVPD(&p) {
 			b = append(b, p.code)
 		}
 	}
@@ -92,18 +97,23 @@ func nameString(s string) []byte {
 	return append([]byte(s), make([]byte, 4-len(s)%4)...)
 }
 
+// t10Designator is the T10 vendor ID based designator.
+func (c *UnitConfig) t10Designator() []byte {
+	id := c.T10ID
+	if id == "" {
+		id = fmt.Sprintf("%-8.8s%-16.16s%s", c.Vendor, c.Product, c.Serial)
+	}
+	text := make([]byte, min(len(id), 252))
+	padded(text, id)
+	return text
+}
+
 // vpdIdentification is the Device Identification page: who the unit is, by which
 // port it is seen, and which device it belongs to.
 func vpdIdentification(t *Task, b []byte) []byte {
 	c := t.unit.cfg.Load()
 	if t.unit.typeBit != TypeWLUN {
-		id := c.T10ID
-		if id == "" {
-			id = fmt.Sprintf("%-8.8s%-16.16s%s", c.Vendor, c.Product, c.Serial)
-		}
-		text := make([]byte, min(len(id), 252))
-		padded(text, id)
-		b = designator(b, codeASCII, assocUnit, designatorT10, text)
+		b = designator(b, codeASCII, assocUnit, designatorT10, c.t10Designator())
 		if c.NAA != [16]byte{} {
 			b = designator(b, codeBinary, assocUnit, designatorNAA, c.NAA[:])
 			b = designator(b, codeUTF8, assocUnit, designatorName, nameString(fmt.Sprintf("naa.%x", c.NAA[:])))
@@ -161,6 +171,7 @@ func vpdBlockLimits(t *Task, b []byte) []byte {
 		}
 	}
 	be.PutUint64(p[36:], u.maxWriteSame())
+	u.atomicLimits().put(p)
 	return p
 }
 
