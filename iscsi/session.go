@@ -69,7 +69,6 @@ type Session struct {
 	ended bool
 }
 
-
 // NewSession makes a session; connections join by NewTargetConn.
 func NewSession(cfg SessionConfig) *Session {
 	r := cfg.Result

@@ -64,7 +64,8 @@ type Server struct {
 	idle      sync.Cond // a connection ended
 	tickStop  chan struct{}
 	tickOnce  sync.Once
-	lastFull  atomic.Int64 // when a refusal was logged, UnixNano
+	tickEvery time.Duration // a second, except in tests
+	lastFull  atomic.Int64  // when a refusal was logged, UnixNano
 }
 
 // ErrClosed is returned by Serve after Shutdown or Close.
@@ -96,7 +97,7 @@ func New(cfg Config) *Server {
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, budget: iscsi.NewBudget(cfg.Memory),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
-		tickStop: make(chan struct{}),
+		tickStop: make(chan struct{}), tickEvery: time.Second,
 	}
 	s.idle.L = &s.mu
 	s.table.init(s)
@@ -183,7 +184,7 @@ func (s *Server) forget(c *conn) {
 
 // tick drives the clocks of the connections.
 func (s *Server) tick() {
-	t := time.NewTicker(time.Second)
+	t := time.NewTicker(s.tickEvery)
 	defer t.Stop()
 	for {
 		select {
