@@ -26,6 +26,7 @@ import (
 	"blockgate/backing/engines"
 	"blockgate/iscsi"
 	"blockgate/iscsi/server"
+	"blockgate/scsi"
 )
 
 // Errors of the gateway's calls, wrapped with the object they are about.
@@ -63,6 +64,8 @@ type Gateway struct {
 	cfg Config
 	log *slog.Logger
 	srv *server.Server
+	// copies lets the volumes copy from and to each other.
+	copies *scsi.CopyManager
 
 	offline atomic.Bool
 
@@ -97,7 +100,7 @@ func New(cfg Config) (*Gateway, error) {
 		return nil, errors.New("gateway: negative memory or login timeout")
 	}
 	g := &Gateway{
-		cfg: cfg, log: cfg.Logger,
+		cfg: cfg, log: cfg.Logger, copies: scsi.NewCopyManager(),
 		volumes: map[string]*volume{}, targets: map[string]*target{}, portals: map[string]*portal{},
 		lingering: map[*volume]struct{}{},
 	}

@@ -30,7 +30,8 @@ type VolumeConfig struct {
 	ReadOnly, Direct, Sync bool
 	// Layers are stacked on the store, the first nearest to it.
 	Layers []Layer
-	// Unit is how the volume looks. Store and Logger are set by the gateway. A
+	// Unit is how the volume looks. Store, Logger and Copies are set by the
+	// gateway. A
 	// unit without NAA and Serial gets random ones: give it the same each time
 	// if initiators shall know it again.
 	Unit scsi.UnitConfig
@@ -121,7 +122,7 @@ func (g *Gateway) start(ctx context.Context, v *volume) error {
 
 func (g *Gateway) newUnit(cfg VolumeConfig, store backing.Store) (*scsi.Unit, error) {
 	u := cfg.Unit
-	u.Store, u.Logger = store, g.log.With("volume", cfg.Name)
+	u.Store, u.Logger, u.Copies = store, g.log.With("volume", cfg.Name), g.copies
 	if u.BlockSize == 0 {
 		u.BlockSize = 512
 	}

@@ -100,6 +100,7 @@ func (u *Unit) reset(m *management, through *Nexus, a attention) {
 	u.reserve6.Store(nil)
 	for i := range u.itls {
 		i.prevent = false
+		i.copies = nil
 	}
 	u.mode = defaultModePages(u)
 	u.applyModeLocked()

@@ -61,6 +61,9 @@ func (u *Unit) standardInquiry(b []byte, tpgs byte) {
 	b[3] = 0x12 // hierarchical addressing, response data format 2
 	b[4] = standardInquiryLen - 5
 	b[5] = tpgs
+	if u.hasCopies() {
+		b[5] |= 0x08 // 3PC
+	}
 	b[7] = 0x02 // CMDQUE
 	padded(b[8:16], c.Vendor)
 	padded(b[16:32], c.Product)

@@ -33,10 +33,10 @@ func TestModeSenseForms(t *testing.T) {
 			b = b[2+b[1]:]
 		}
 	}
-	if want := []byte{0x01, 0x02, 0x08, 0x0a, 0x4a, 0x1c}; !bytes.Equal(codes, want) {
+	if want := []byte{0x01, 0x02, 0x08, 0x0a, 0x4a, 0x1c, 0x5c}; !bytes.Equal(codes, want) {
 		t.Errorf("pages % x, want % x", codes, want)
 	}
-	if len(every) != len(all)+32 {
+	if len(every) != len(all)+32+16 {
 		t.Errorf("%d bytes with subpages, %d without", len(every), len(all))
 	}
 	b := n.good([]byte{0x5a, 0x10, 0x0a, 0, 0, 0, 0, 0, 255, 0})

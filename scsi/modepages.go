@@ -7,6 +7,7 @@ type modePages struct {
 	swp         bool // control: software write protect
 	tas         bool // control: TASK ABORTED status for tasks aborted by another nexus
 	tstPerNexus bool // control: TST = 001b, each nexus has a task set of its own
+	locked      bool // capabilities of a disc drive: no field of its own, follows PREVENT
 }
 
 // Page codes.
@@ -16,6 +17,7 @@ const (
 	pageCaching       = 0x08
 	pageControl       = 0x0a
 	pageInformational = 0x1c
+	pageCapabilities  = 0x2a
 	pageAll           = 0x3f
 	subpageAll        = 0xff
 )
@@ -44,6 +46,8 @@ var modePageList = [...]modePage{
 	{pageControl, 0, 12, withMedium},
 	{pageControl, 1, 32, withMedium},
 	{pageInformational, 0, 12, withMedium},
+	{pageInformational, 2, 16, TypeDisk},
+	{pageCapabilities, 0, 22, TypeCD},
 }
 
 // defaultModePages are the values after a reset.
@@ -86,8 +90,12 @@ func (p modePage) render(m modePages, mask bool) []byte {
 		}
 	case p.code == pageControl:
 		bit(4, 0x01, !mask) // IALUAE: implicit asymmetric access
-	case p.code == pageInformational:
+	case p.code == pageInformational && p.sub == 0:
 		bit(2, 0x08, !mask) // DEXCPT: there are no exceptions to report
+	case p.code == pageInformational:
+		// Logical block provisioning: there are no thresholds.
+	case p.code == pageCapabilities && !mask:
+		discCapabilities(b, m.locked)
 	}
 	return b
 }

@@ -28,6 +28,7 @@ func modeSense(t *Task) {
 	}
 	u.mu.Lock()
 	values, mask := u.mode, false
+	locked := u.preventedLocked()
 	u.mu.Unlock()
 	switch pc {
 	case 1:
@@ -35,6 +36,7 @@ func modeSense(t *Task) {
 	case 2:
 		values = defaultModePages(u)
 	}
+	values.locked = locked
 	var pages []byte
 	var known bool
 	for _, p := range modePageList {
@@ -57,11 +59,13 @@ func modeSense(t *Task) {
 
 	var desc []byte
 	longLBA := ten && t.CDB[1]&0x10 != 0
-	if t.CDB[1]&0x08 == 0 { // DBD
+	if t.CDB[1]&0x08 == 0 && u.typeBit != TypeCD { // DBD; MMC has no block descriptors
 		desc = u.blockDescriptor(longLBA)
 	}
 	device := byte(modeDPOFUA)
-	if u.flags.Load()&(unitReadOnly|unitSWP) != 0 {
+	if u.typeBit == TypeCD {
+		device = 0 // reserved in MMC
+	} else if u.flags.Load()&(unitReadOnly|unitSWP) != 0 {
 		device |= modeWP
 	}
 	var b []byte

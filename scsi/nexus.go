@@ -59,8 +59,11 @@ type itl struct {
 
 	// Under the unit's mutex.
 	prevent bool // medium removal is prevented by this nexus
+	media   byte // media event that GET EVENT STATUS NOTIFICATION has to report
 	gone    bool // the nexus or the LUN went away: no new tasks
+	ntasks  int  // in the unit's task set
 	stats   NexusStats
+	copies  []*copyRecord // third-party copies that came by this nexus, oldest first
 }
 
 // NexusStats counts what an I_T nexus did, by units that it sees now.

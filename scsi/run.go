@@ -64,6 +64,9 @@ func (t *Task) endAborted() {
 // start decides whether a task in phaseRunning may go on; if not it stays blocked.
 func (u *Unit) start(t *Task) bool {
 	u.mu.Lock()
+	if len(u.tokens) > 0 {
+		u.touchTokensLocked(t)
+	}
 	switch {
 	case t.state.Load()&flagAborted != 0:
 		u.mu.Unlock()

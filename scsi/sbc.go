@@ -54,6 +54,7 @@ func sbcCommands() []Command {
 	rows = append(rows, sbcDefectCommands()...)
 	rows = append(rows, sanitizeCommands()...)
 	rows = append(rows, formatCommands()...)
+	rows = append(rows, mmcCommands()...)
 	return rows
 }
 

@@ -71,6 +71,9 @@ var ErrStuck = errors.New("the store still holds tasks")
 // once Close has returned nil; after an error only the stuck calls do. The store
 // is not closed. Close may be called again to go on waiting.
 func (u *Unit) Close(ctx context.Context) error {
+	if u.copies != nil {
+		u.copies.remove(u)
+	}
 	u.mu.Lock()
 	if !u.closed {
 		u.closed = true

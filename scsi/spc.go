@@ -63,7 +63,7 @@ func spcCommands() []Command {
 	}, {
 		Name: "LOG SENSE", Op: 0x4d, SA: NoSA,
 		Usage: []byte{0x4d, 0, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0},
-		Types: withMedium, Dir: DirIn, Reserve: ResAllowedPR, ALUA: InStandby, Run: logSense,
+		Types: withMedium, Dir: DirIn, Reserve: ResAllowedPR, ALUA: InStandby, Waits: true, Run: logSense,
 	}, {
 		Name: "SEND DIAGNOSTIC", Op: 0x1d, SA: NoSA,
 		Usage: []byte{0x1d, 0x17, 0, 0, 0, 0},
@@ -181,6 +181,9 @@ func startStopUnit(t *Task) {
 	}
 	if was := u.flags.Load()&unitEjected != 0; was && start {
 		u.raiseLocked(attnMediumChanged, t.itl)
+		u.mediaEventLocked(mediaNew)
+	} else if !was && !start {
+		u.mediaEventLocked(mediaRemoval)
 	}
 	u.setFlag(unitEjected, !start)
 }

@@ -27,7 +27,7 @@ func sharedTable() *table {
 }
 
 func buildTable() *table {
-	t := &table{rows: slices.Concat(spcCommands(), reserveCommands(), aluaCommands(), sbcCommands())}
+	t := &table{rows: slices.Concat(spcCommands(), reserveCommands(), aluaCommands(), copyCommands(), sbcCommands())}
 	slices.SortStableFunc(t.rows, func(a, b Command) int {
 		return cmp.Or(cmp.Compare(a.Op, b.Op), cmp.Compare(a.SA, b.SA))
 	})

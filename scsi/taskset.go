@@ -56,6 +56,7 @@ type setEntry struct {
 	seq        uint64
 	ctx        taskContext
 	waiters    []*management // TMFs that wait for this aborted, still running task
+	granted    chan struct{} // a copy's hold: closed when it may start (see copyHold)
 	exclusive  bool          // in Unit.exclusive
 	counted    bool          // holds one count of Unit.special for its attribute
 }
@@ -80,7 +81,7 @@ func (t *Task) Context() context.Context { return &t.set.ctx }
 func (c *Command) implicitHead() bool { return c.NoUA }
 
 // enqueue puts the task into the set. The status is not Good when it was refused:
-// TaskSetFull, or CheckCondition because the unit is no longer there.
+// CheckCondition because the unit is no longer there, or what full says.
 func (u *Unit) enqueue(t *Task) Status {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -88,11 +89,11 @@ func (u *Unit) enqueue(t *Task) Status {
 		return CheckCondition
 	}
 	if u.ntasks >= maxTasks {
-		return TaskSetFull
+		return t.itl.full()
 	}
 	if t.row.Exclusive {
 		if len(u.exclusive) >= maxExclusive {
-			return TaskSetFull
+			return t.itl.full()
 		}
 		u.exclusive = append(u.exclusive, t)
 		t.set.exclusive = true
@@ -113,8 +114,19 @@ func (u *Unit) enqueue(t *Task) Status {
 	}
 	u.tail = t
 	u.ntasks++
+	t.itl.ntasks++
 	t.state.Store(phaseAdmitted)
 	return Good
+}
+
+// full is the status for a task that the set has no room for. TASK SET FULL
+// tells an initiator to send again when one of its tasks is done; one that has
+// none would wait for ever, and is told BUSY (SAM-5 §5.3.1).
+func (i *itl) full() Status {
+	if i.ntasks > 0 {
+		return TaskSetFull
+	}
+	return Busy
 }
 
 // unlinkLocked takes the task out of the set.
@@ -131,6 +143,7 @@ func (u *Unit) unlinkLocked(t *Task) {
 	}
 	t.set.prev, t.set.next = nil, nil
 	u.ntasks--
+	t.itl.ntasks--
 	if t.set.counted {
 		t.set.counted = false
 		u.ordering--
@@ -156,7 +169,7 @@ func (u *Unit) mustWaitLocked(t *Task) bool {
 	if t.row.implicitHead() {
 		return false
 	}
-	return u.ordering > 0 && u.waitsForOrder(t) || len(u.exclusive) > 0 && u.waitsForRange(t)
+	return u.ordering > 0 && t.set.granted == nil && u.waitsForOrder(t) || len(u.exclusive) > 0 && u.waitsForRange(t)
 }
 
 func (u *Unit) waitsForOrder(t *Task) bool {
@@ -208,7 +221,7 @@ func (u *Unit) holdsBack(o, t *Task, lba, n uint64) bool {
 	switch o.phase() {
 	case phaseRunning, phaseQueued:
 	case phaseBlocked:
-		if o.set.seq > t.set.seq || t.Attr == HeadOfQueue {
+		if o.set.seq > t.set.seq || t.Attr == HeadOfQueue || t.set.granted != nil {
 			return false
 		}
 	default:
@@ -247,7 +260,12 @@ func (u *Unit) releaseLocked() {
 	for t := u.head; t != nil; t = t.set.next {
 		if t.phase() == phaseBlocked && !u.mustWaitLocked(t) {
 			u.nblocked--
-			u.queueLocked(t)
+			if t.set.granted != nil {
+				t.setPhase(phaseRunning)
+				close(t.set.granted)
+			} else {
+				u.queueLocked(t)
+			}
 		}
 	}
 }

@@ -43,7 +43,7 @@ type UnitConfig struct {
 	Type  DeviceType
 	Store backing.Store // nil for a controller; the Unit does not close it
 	// BlockSize is the logical block length in bytes, a power of two from 512
-	// to 65536; 0 means 512. A rest of the store smaller than it is not used.
+	// to 65536; 0 means 512, or 2048 for multimedia. A rest of the store smaller than it is not used.
 	BlockSize int
 	// PhysicalExp is log2 of the logical blocks per physical block, 0 to 15;
 	// -1 takes the store's physical block size.
@@ -59,6 +59,8 @@ type UnitConfig struct {
 	// bits are 6. All zero means that it has none.
 	NAA [16]byte
 
+	// ReadOnly write-protects the unit. Multimedia is read-only and removable
+	// whatever is said here.
 	ReadOnly, Removable, Offline bool
 	WriteCache                   bool // WCE of the caching mode page, until MODE SELECT changes it
 	Thin                         int  // logical block provisioning: -1 if the store can, 0 no, 1 as -1
@@ -73,6 +75,9 @@ type UnitConfig struct {
 	// Reservations keeps persistent reservations through a restart (APTPL); nil:
 	// the unit cannot.
 	Reservations pr.Store
+	// Copies gives the unit the third-party copy commands, from and to the units
+	// that share the CopyManager; nil: it does not have them.
+	Copies *CopyManager
 	// Sanitize keeps the state of a failed or interrupted sanitize operation
 	// through a restart; nil: it is forgotten.
 	Sanitize SanitizeStore
@@ -128,6 +133,7 @@ type Unit struct {
 	physicalExp   int
 	lowestAligned int
 	pr            *pr.Reservations
+	copies        *CopyManager
 
 	cfg      atomic.Pointer[UnitConfig]
 	flags    atomic.Uint32
@@ -153,6 +159,7 @@ type Unit struct {
 	drained     chan struct{} // made by Close
 	itls        map[*itl]struct{}
 	mode        modePages
+	tokens      []*rodToken // that changes of the medium cancel
 	stats       UnitStats
 }
 
@@ -162,6 +169,9 @@ type Unit struct {
 func NewUnit(cfg UnitConfig) (*Unit, error) {
 	if cfg.BlockSize == 0 {
 		cfg.BlockSize = 512
+		if cfg.Type == TypeMultimedia {
+			cfg.BlockSize = discBlock
+		}
 	}
 	if cfg.Workers <= 0 {
 		cfg.Workers = 64
@@ -176,6 +186,7 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 		table: sharedTable(), typeBit: cfg.Type.bit(), log: cfg.Logger, store: cfg.Store,
 		blockShift:  uint(bits.TrailingZeros(uint(cfg.BlockSize))),
 		maxTransfer: max(cfg.MaxTransfer, int64(cfg.BlockSize)), lowestAligned: cfg.LowestAligned,
+		copies:     cfg.Copies,
 		mediumWork: workQueue{limit: cfg.Workers}, controlWork: workQueue{limit: controlWorkers},
 	}
 	if u.log == nil {
@@ -204,12 +215,19 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 	u.setFlag(unitReadOnly, cfg.ReadOnly || u.info.ReadOnly)
 	u.mode = defaultModePages(u)
 	u.applyModeLocked()
+	if u.hasCopies() {
+		u.copies.add(u)
+	}
 	return u, nil
 }
 
+// checkUnit also sets what follows from the type.
 func checkUnit(c *UnitConfig) error {
 	switch c.Type {
 	case TypeDirectAccess, TypeMultimedia:
+		if c.Type == TypeMultimedia {
+			c.ReadOnly, c.Removable, c.WriteCache = true, true, false
+		}
 		if c.Store == nil {
 			return errors.New("a unit with a medium needs a store")
 		}
@@ -313,7 +331,7 @@ func (u *Unit) Update(edit func(*UnitConfig)) error {
 	c := *old
 	edit(&c)
 	c.Type, c.Store, c.BlockSize, c.PhysicalExp, c.LowestAligned = old.Type, old.Store, old.BlockSize, old.PhysicalExp, old.LowestAligned
-	c.Workers, c.MaxTransfer, c.Logger, c.Reservations = old.Workers, old.MaxTransfer, old.Logger, old.Reservations
+	c.Workers, c.MaxTransfer, c.Logger, c.Reservations, c.Copies = old.Workers, old.MaxTransfer, old.Logger, old.Reservations, old.Copies
 	c.Sanitize, c.OverwriteRate = old.Sanitize, old.OverwriteRate
 	c.WriteCache, c.DescriptorSense = old.WriteCache, old.DescriptorSense
 	if err := checkUnit(&c); err != nil {
@@ -346,7 +364,15 @@ func (u *Unit) set(edit func(*UnitConfig)) {
 }
 
 func (u *Unit) storeConfigLocked(c *UnitConfig) {
-	u.cfg.Store(c)
+	if old := u.cfg.Swap(c); u.typeBit == TypeCD && old.Offline != c.Offline {
+		// To a host a drive that is taken offline has lost its disc.
+		if c.Offline {
+			u.mediaEventLocked(mediaRemoval)
+		} else {
+			u.mediaEventLocked(mediaNew)
+			u.raiseLocked(attnMediumChanged, nil)
+		}
+	}
 	u.setFlag(unitOffline, c.Offline)
 	u.setFlag(unitReadOnly, c.ReadOnly || u.info.ReadOnly)
 }
@@ -378,6 +404,7 @@ func (u *Unit) Resized() {
 	}
 	n := uint64(u.store.Size()) >> u.blockShift
 	if u.blocks.Swap(n) != n {
+		u.cancelTokens()
 		u.raise(attnCapacityChanged, nil)
 	}
 }

@@ -196,5 +196,5 @@ func vpdProvisioning(t *Task, b []byte) []byte {
 		return append(b, 0, 0, 0, 0)
 	}
 	// LBPU, LBPWS, LBPWS10 and LBPRZ: what is unmapped reads as zeroes. Thin.
-	return append(b, 0, 0xe4, 0x02, 0)
+	return append(b, t.unit.thresholdExponent(), 0xe4, 0x02, 0)
 }

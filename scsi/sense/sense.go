@@ -30,7 +30,7 @@ const (
 )
 
 // MaxLen is the longest sense data Encode writes, in bytes.
-const MaxLen = 48
+const MaxLen = 96
 
 // Sense is one condition. It is a value: copy it freely.
 type Sense struct {
@@ -49,6 +49,10 @@ type Sense struct {
 	// CmdInfo is the COMMAND-SPECIFIC INFORMATION field, if CmdInfoValid.
 	CmdInfo      uint64
 	CmdInfoValid bool
+
+	// Forward, if not nil, is what another logical unit answered to a copy
+	// manager (see Forwarded). It is shared by copies and never changed.
+	Forward *Forwarded
 }
 
 // New makes a condition from its key and additional sense code.
@@ -110,6 +114,9 @@ func (s Sense) Encode(dst []byte, descriptor bool) []byte {
 		copy(b[15:18], s.SKS[:])
 		b[15] |= 0x80
 	}
+	if s.Forward != nil {
+		b = s.Forward.fixed(b)
+	}
 	return b
 }
 
@@ -125,6 +132,9 @@ func (s Sense) encodeDescriptor(dst []byte) []byte {
 	}
 	if s.SKSV {
 		b = append(b, 0x02, 0x06, 0x00, 0x00, s.SKS[0]|0x80, s.SKS[1], s.SKS[2], 0x00)
+	}
+	if s.Forward != nil {
+		b = s.Forward.descriptor(b)
 	}
 	b[7] = byte(len(b) - 8)
 	return b

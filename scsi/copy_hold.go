@@ -1,0 +1,263 @@
+package scsi
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"sync"
+
+	"blockgate/scsi/sense"
+)
+
+// copyOp is one third-party copy command while it runs.
+type copyOp struct {
+	t      *Task
+	record *copyRecord // where progress is told
+	unhook func() bool // ends the watch on the task's context
+
+	mu      sync.Mutex
+	stopped bool // no more blocks are to be held: aborted
+	held    []*copyHold
+}
+
+// stop ends what the copy does on all units: stores are told to give up, and
+// writes that do not are quarantined. Any goroutine may call it.
+func (op *copyOp) stop() {
+	op.mu.Lock()
+	op.stopped = true
+	held := slices.Clone(op.held)
+	op.mu.Unlock()
+	for _, h := range held {
+		m := newManagement(func(TMFResult) {})
+		h.unit.abort(m, func(t *Task) bool { return t == &h.Task }, nil)
+		m.release()
+	}
+}
+
+func (op *copyOp) isStopped() bool {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	return op.stopped
+}
+
+// copyAccess is a unit as a copy reaches it.
+type copyAccess struct {
+	unit *Unit
+	// owner is the I_T_L nexus whose reservations count; nil for a unit that has
+	// been named by a descriptor: there it is any nexus that the initiator has
+	// with the unit at the time.
+	owner *itl
+	// ghost is what the holds belong to. It is not known to the unit, so that an
+	// initiator gets no attention for a command that it did not send there.
+	ghost *itl
+	// descriptor is the byte of the parameter list where the unit is named, 0 if
+	// it is not.
+	descriptor int
+}
+
+// nexusesOf gives the I_T_L nexuses by which the initiator of n sees the unit,
+// n's own first.
+func (u *Unit) nexusesOf(n *Nexus) []*itl {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var own, other []*itl
+	for i := range u.itls {
+		switch {
+		case i.nexus == n:
+			own = append(own, i)
+		case i.nexus.cfg.Initiator.Name == n.cfg.Initiator.Name:
+			other = append(other, i)
+		}
+	}
+	return append(own, other...)
+}
+
+// open makes the access to a unit. An initiator copies only from and to units
+// that it sees: a copy must not be a way around access rules and LUN masks.
+func (op *copyOp) open(u *Unit, owner *itl) *copyAccess {
+	a := &copyAccess{unit: u, owner: owner}
+	i := owner
+	if i == nil {
+		seen := u.nexusesOf(op.t.Nexus)
+		if len(seen) == 0 {
+			return nil
+		}
+		i = seen[0]
+	}
+	a.ghost = &itl{nexus: op.t.Nexus, unit: u, lun: i.lun, port: i.port}
+	return a
+}
+
+// conflicts reports whether reservations, or the state of the port groups, keep
+// the copy from an access.
+func (a *copyAccess) conflicts(n *Nexus, r Reserve) bool {
+	if a.owner != nil {
+		return a.unit.conflicts(a.owner, r)
+	}
+	for _, i := range a.unit.nexusesOf(n) {
+		if i.accessState() <= ActiveNonOptimized && !a.unit.conflicts(i, r) {
+			return false
+		}
+	}
+	return true // also if the initiator no longer sees the unit
+}
+
+// The rows of holds. Except for the blocks they are like READ(16) and WRITE(16),
+// and their CDBs are laid out like these.
+var (
+	holdRead = &Command{Name: "copy: READ", Dir: DirIn, Access: AccessRead, Reserve: ResRead,
+		Medium: true, Range: rangeOfCDB}
+	holdWrite = &Command{Name: "copy: WRITE", Dir: DirOut, Access: AccessWrite, Reserve: ResWrite,
+		Medium: true, Range: rangeOfCDB}
+	// holdMerge writes a part of a block, whose rest must not change meanwhile.
+	holdMerge = &Command{Name: "copy: WRITE", Dir: DirOut, Access: AccessWrite, Reserve: ResWrite,
+		Medium: true, Exclusive: true, Range: rangeOfCDB}
+	// holdStill waits for writes that have started.
+	holdStill = &Command{Name: "copy: POPULATE", Access: AccessRead, Reserve: ResRead,
+		Medium: true, Exclusive: true, Range: rangeOfCDB}
+)
+
+// copyHold is a task by which a copy holds blocks of a unit: the command that
+// SPC-4 has the copy manager send there. It is in the unit's task set, so it
+// waits for COMPARE AND WRITE and for quarantined writes and is waited for, it is
+// ended by resets, and it is quarantined when it does not let go.
+//
+// It differs from other tasks in two points (setEntry.granted). It runs on the
+// copy's goroutine and takes no worker. And it waits only for tasks that have
+// started, never for ORDERED tasks and such as wait themselves: these may wait
+// for the very copy, or for one in the other direction. Two units that copy to
+// each other would hold each other up for ever. With only started tasks to wait
+// for there are no cycles, provided that who waits holds nothing that the other
+// can wait for: a copy that holds source blocks waits for destination blocks as
+// a plain write (holdWrite), which waits for exclusive tasks only, and an
+// exclusive hold (holdMerge, holdStill) is taken with nothing else held.
+type copyHold struct {
+	Task
+	op   *copyOp
+	cdb  [16]byte
+	done chan struct{} // closed by TaskDone
+	held bool
+}
+
+// TaskDone ends the hold for the task set.
+func (h *copyHold) TaskDone(*Task) { close(h.done) }
+
+// hold takes nblocks blocks from lba for an access of the row's kind, and waits
+// until it has them. The hold is to be released in any case; ok tells whether the
+// blocks are held.
+func (op *copyOp) hold(a *copyAccess, row *Command, lba, nblocks uint64) *copyHold {
+	h := &copyHold{op: op, done: make(chan struct{})}
+	h.cdb[0] = 0x88
+	binary.BigEndian.PutUint64(h.cdb[2:], lba)
+	binary.BigEndian.PutUint32(h.cdb[10:], uint32(nblocks))
+	h.Nexus, h.CDB, h.Transport = op.t.Nexus, h.cdb[:], h
+	h.row, h.unit, h.itl = row, a.unit, a.ghost
+	h.set.granted = make(chan struct{})
+	switch {
+	case a.conflicts(op.t.Nexus, row.Reserve):
+		h.Status = ReservationConflict
+		return h
+	case !h.checkMedium(lba, nblocks):
+		return h
+	}
+	op.mu.Lock()
+	if op.stopped {
+		op.mu.Unlock()
+		h.Status = TaskAborted
+		return h
+	}
+	op.held = append(op.held, h)
+	op.mu.Unlock()
+	switch st := a.unit.enqueue(&h.Task); st {
+	case Good:
+		if h.held = h.wait(); h.held {
+			h.late() // a sanitize operation may have begun while it waited
+		}
+	case CheckCondition:
+		h.Fail(sense.LUNotSupported())
+	default:
+		h.Status = st
+	}
+	return h
+}
+
+// checkMedium makes the checks that Admit makes for a command.
+func (h *copyHold) checkMedium(lba, nblocks uint64) bool {
+	u := h.unit
+	flags := u.flags.Load()
+	if s, out := u.outOfService(h.row, flags); out {
+		h.Fail(s)
+		return false
+	}
+	switch {
+	case flags&(unitOffline|unitEjected) != 0:
+		h.Fail(u.notReady(flags))
+	case h.row.Access == AccessWrite && flags&unitReadOnly != 0:
+		h.Fail(sense.WriteProtected())
+	case h.row.Access == AccessWrite && flags&unitSWP != 0:
+		h.Fail(sense.SoftwareWriteProtected())
+	default:
+		if s := checkRange(u, lba, nblocks); s != nil {
+			h.Fail(*s)
+			return false
+		}
+		return true
+	}
+	return false
+}
+
+// wait is Task.Run up to the point where a handler would be called.
+func (h *copyHold) wait() bool {
+	t := &h.Task
+	if !t.state.CompareAndSwap(phaseAdmitted, phaseRunning) {
+		t.endAborted()
+		return false
+	}
+	if t.unit.special.Load() == 0 || t.unit.start(t) {
+		return true
+	}
+	select {
+	case <-t.set.granted:
+		return true
+	case <-h.done:
+		return false
+	}
+}
+
+// ok tells whether the blocks are held and nothing has failed.
+func (h *copyHold) ok() bool {
+	return h.held && h.Status == Good && h.state.Load()&flagAborted == 0
+}
+
+// release lets the blocks go, and gives what failed, nil if nothing did.
+func (h *copyHold) release() *copyFault {
+	op := h.op
+	op.mu.Lock()
+	op.held = slices.DeleteFunc(op.held, func(o *copyHold) bool { return o == h })
+	op.mu.Unlock()
+	f := &copyFault{status: h.Status, source: h.row.Access == AccessRead}
+	switch {
+	case h.state.Load()&flagAborted != 0:
+		f.status = TaskAborted
+	case h.Status == CheckCondition:
+		f.sense = slices.Clone(h.Sense)
+	}
+	if h.held {
+		h.finish()
+	}
+	if f.status == Good {
+		return nil
+	}
+	return f
+}
+
+// copyFault is how a copy source or destination failed.
+type copyFault struct {
+	source bool
+	status Status
+	sense  []byte       // with CHECK CONDITION
+	reason *sense.Sense // set if it is the copy manager that gives up
+}
+
+// watch has the copy stopped when its task is aborted.
+func (op *copyOp) watch() { op.unhook = context.AfterFunc(op.t.Context(), op.stop) }
