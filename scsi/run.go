@@ -55,9 +55,13 @@ func (t *Task) Abandon(s *sense.Sense) {
 	t.finish()
 }
 
-// endAborted ends a task that was aborted before Run; it has left the set.
+// endAborted ends a task that was aborted before Run. Whoever aborts it may be
+// about to take it out of the set still, and must be done before the transport
+// may use the task again.
 func (t *Task) endAborted() {
+	t.unit.mu.Lock()
 	t.setPhase(phaseDone)
+	t.unit.mu.Unlock()
 	t.deliver()
 }
 
