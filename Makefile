@@ -1,12 +1,11 @@
 # Blockgate. `make help` lists the targets.
 GO      ?= go
 BIN     := bin
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w
 # One static binary: no C compiler, no shared library.
 export CGO_ENABLED ?= 0
 
-.PHONY: help build run test unit check race fuzz bench judge soak outside clean FORCE
+.PHONY: help build run test unit check race fuzz bench pieces judge soak outside clean FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -39,7 +38,13 @@ T ?= 60s
 fuzz: ## every fuzz target for T (60s) each
 	@test/fuzz.sh $(T)
 
-bench: build ## Go benchmarks of the pieces
+BENCH ?=
+bench: build ## side by side with tgt and istgt on loopback; BENCH=-quick takes two minutes, BENCH=-h lists options
+	@test/packages.sh bench
+	@$(GO) build -trimpath -o $(BIN)/blockgate-bench ./test/bench
+	@$(BIN)/blockgate-bench -blockgate $(BIN)/blockgate -results $(BIN)/bench $(BENCH)
+
+pieces: ## Go benchmarks of the pieces
 	@$(GO) test -run '^$$' -bench . -benchmem ./...
 
 judge: ## the longer outside judges: every guest test, more units, more crashes

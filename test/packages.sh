@@ -7,12 +7,12 @@ set -u
 declare -A PKGS=(
     # gcc and libc6-dev: the race detector; kmod, cpio, xz-utils: to build the guest
     [test]="libiscsi-bin qemu-utils qemu-block-extra tshark qemu-system-x86 kmod cpio xz-utils gcc libc6-dev"
-    [bench]="tgt istgt gcc libc6-dev python3 strace"
+    [bench]="tgt istgt iproute2 strace"
 )
 # What must be callable, or there, afterwards.
 declare -A CMDS=(
     [test]="iscsi-ls iscsi-inq iscsi-readcapacity16 iscsi-test-cu qemu-img qemu-io tshark qemu-system-x86_64 depmod cpio xz gcc /usr/include/stdlib.h /usr/lib/*/qemu/block-iscsi.so"
-    [bench]="tgtd istgt gcc python3 strace"
+    [bench]="tgtd tgtadm istgt ip ss strace"
 )
 check=0
 [ "${1:-}" = --check ] && { check=1; shift; }
