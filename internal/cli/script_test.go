@@ -58,7 +58,9 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { c.Close() })
 			env.Values[ready{}] = c
-			env.Setenv("NOTIFY_SOCKET", path)
+			// Only what runs beside the script is told of it: a READY=1
+			// of a command that has ended would be taken for the next one's.
+			env.Setenv("NOTIFY", "NOTIFY_SOCKET="+path)
 			env.Setenv("BLOCKGATE_SOCKET", filepath.Join(dir, "s"))
 			return nil
 		},

@@ -247,6 +247,9 @@ func (d *Daemon) end(gatewayDown func() error) error {
 	return d.endErr
 }
 
+// notifyPatience is how long notify waits for room in the supervisor's socket.
+const notifyPatience = 100 * time.Millisecond
+
 // notify tells systemd how we are (sd_notify), if it asked for that.
 func notify(msg string) {
 	path := os.Getenv("NOTIFY_SOCKET")
@@ -261,5 +264,7 @@ func notify(msg string) {
 		return
 	}
 	defer c.Close()
+	// A supervisor that does not read must not keep us from ending.
+	c.SetWriteDeadline(time.Now().Add(notifyPatience))
 	fmt.Fprint(c, msg)
 }
