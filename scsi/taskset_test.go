@@ -187,7 +187,7 @@ func TestReservationsWorkWhileTheStoreHangs(t *testing.T) {
 func TestTaskSetFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
-		n := r.login("a")
+		n, other := r.login("a"), r.login("b")
 		release := r.store.hold(0)
 		var full *pending
 		for range 5000 {
@@ -200,6 +200,8 @@ func TestTaskSetFull(t *testing.T) {
 			t.Fatal("the task set has no bound")
 		}
 		n.expect("", full, "status 28")
+		// It has no task whose end it could wait for before it sends again.
+		other.expect("another nexus", other.start(scsi.Simple, read10(0, 1), nil), "status 08")
 		done := make(chan scsi.TMFResult, 1)
 		n.nx.Manage(scsi.AbortTaskSet, 0, 0, func(r scsi.TMFResult) { done <- r })
 		release()
