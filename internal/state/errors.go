@@ -44,9 +44,13 @@ const (
 	CodeVolumeInUse     = "volume_in_use"
 	CodeAccountInUse    = "account_in_use"
 	CodeTargetActive    = "target_active"    // it has sessions
+	CodeVolumeActive    = "volume_active"    // sessions see it
 	CodeLUNActive       = "lun_active"       // commands are running
 	CodeRemovalPrevent  = "removal_prevent"  // an initiator prevents medium removal
 	CodeRevision        = "revision_changed" // a precondition does not hold
+	CodeOwned           = "owned_by_another" // another scope, or nobody's, where a scope declares it
+	CodeInvalidFile     = "invalid_file"     // a declared file cannot be read
+	CodeNoRevision      = "revision_unknown" // the history does not reach back to it
 	CodeOpenFailed      = "open_failed"      // the backing store cannot be opened
 	CodeUnitFailed      = "unit_failed"      // the store cannot be a logical unit
 	CodeListenFailed    = "listen_failed"    // the portal cannot be listened on

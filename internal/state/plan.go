@@ -56,7 +56,12 @@ func (b *builder) apply(op *Op) error {
 		if err := checkRevision(op, "system", b.system.Revision); err != nil {
 			return err
 		}
-		b.system.Value = *op.System
+		sys := *op.System
+		op.keepScope(&sys.Scope, b.system.Value.Scope)
+		if err := checkOwner(KindSystem, "", sys.Scope); err != nil {
+			return err
+		}
+		b.system.Value = sys
 		b.touch(KindSystem, "")
 		return nil
 	}
@@ -116,6 +121,7 @@ func (b *builder) applyVolume(op *Op) error {
 	var was *Volume
 	if exists {
 		was = &old.Value
+		op.keepScope(&v.Scope, old.Value.Scope)
 	}
 	if err := v.normalize(was); err != nil {
 		return err
@@ -144,9 +150,12 @@ func (b *builder) applyTarget(op *Op) error {
 		return nil
 	}
 	t := *op.Target
-	t.LUNs = slices.Clone(t.LUNs)
+	t.LUNs, t.ACL = slices.Clone(t.LUNs), slices.Clone(t.ACL)
 	if err := t.normalize(); err != nil {
 		return err
+	}
+	if exists {
+		op.keepScopes(&t, &old.Value)
 	}
 	b.own(KindTarget)
 	if t.ID == 0 && exists {
@@ -192,7 +201,9 @@ func (b *builder) applyPart(op *Op) error {
 		case op.Verb == Delete:
 			t.ACL = slices.Delete(t.ACL, i, i+1)
 		case i >= 0:
+			scope := t.ACL[i].Scope
 			t.ACL[i] = *op.ACL
+			op.keepScope(&t.ACL[i].Scope, scope)
 		default:
 			t.ACL = append(t.ACL, *op.ACL)
 		}
@@ -213,7 +224,9 @@ func (b *builder) applyPart(op *Op) error {
 		case op.Verb == Delete:
 			t.LUNs = slices.Delete(t.LUNs, i, i+1)
 		case there:
+			scope := t.LUNs[i].Scope
 			t.LUNs[i] = *op.LUN
+			op.keepScope(&t.LUNs[i].Scope, scope)
 		default:
 			t.LUNs = slices.Insert(t.LUNs, i, *op.LUN)
 		}
@@ -245,6 +258,10 @@ func (b *builder) applyAccount(op *Op) error {
 	a := *op.Account
 	if a.Secret == "" {
 		a.Secret = old.Value.Secret
+	}
+	op.keepScope(&a.Scope, old.Value.Scope)
+	if err := checkOwner(KindAccount, a.User, a.Scope); err != nil {
+		return err
 	}
 	if err := checkAccount(a); err != nil {
 		return err
@@ -321,6 +338,7 @@ func (b *builder) applyPortal(op *Op) error {
 		delete(b.portals, op.Name)
 		return nil
 	}
+	op.keepScope(&p.Scope, old.Value.Scope)
 	newGroup := true
 	for _, q := range b.portals {
 		newGroup = newGroup && q.Value.Group != p.Group

@@ -24,6 +24,10 @@ type Volume struct {
 	Layers       []Layer `json:"layers,omitempty"`
 
 	Unit UnitParams `json:"unit"`
+
+	// Scope owns the resource: the name in the declared file that it came from
+	// (see Config). Empty: it was made by hand.
+	Scope string `json:"scope,omitempty" yaml:"-"`
 }
 
 // Layer is one stackable layer, the first nearest to the store.
@@ -80,12 +84,17 @@ type Target struct {
 	// Params: iSCSI keys and tgt's local ones (MaxQueueCmd, nop_interval, …), as
 	// strings; what is absent has the default.
 	Params map[string]string `json:"params,omitempty"`
+
+	// Scope owns the resource: the name in the declared file that it came from
+	// (see Config). Empty: it was made by hand.
+	Scope string `json:"scope,omitempty" yaml:"-"`
 }
 
 // LUN maps a volume into a target.
 type LUN struct {
 	Number uint64 `json:"number"`
 	Volume string `json:"volume"`
+	Scope  string `json:"scope,omitempty" yaml:"-"` // as a resource's
 }
 
 // ACLRule allows initiators. Exactly one field is set.
@@ -94,13 +103,18 @@ type ACLRule struct {
 	Address string `json:"address,omitempty"` // 10.0.0.1, 10.0.0.0/8, [fe80::1], [fe80::]/64
 	Name    string `json:"name,omitempty"`    // an initiator's iSCSI name
 	// LUNs, if not empty, is all that a matching initiator sees.
-	LUNs []uint64 `json:"luns,omitempty"`
+	LUNs  []uint64 `json:"luns,omitempty"`
+	Scope string   `json:"scope,omitempty" yaml:"-"` // as a resource's
 }
 
 // Account is a CHAP user. The secret never appears in lists, exports or logs.
 type Account struct {
 	User   string `json:"user"`
 	Secret string `json:"secret,omitempty"`
+
+	// Scope owns the resource: the name in the declared file that it came from
+	// (see Config). Empty: it was made by hand.
+	Scope string `json:"scope,omitempty" yaml:"-"`
 }
 
 // Portal is an address the gateway listens on.
@@ -109,6 +123,10 @@ type Portal struct {
 	Group   int    `json:"group"`   // target portal group tag, 1 to 65535
 	// Advertise replaces Address in discovery answers (behind NAT).
 	Advertise string `json:"advertise,omitempty"`
+
+	// Scope owns the resource: the name in the declared file that it came from
+	// (see Config). Empty: it was made by hand.
+	Scope string `json:"scope,omitempty" yaml:"-"`
 }
 
 // System is the gateway's own settings; there is one.
@@ -119,4 +137,8 @@ type System struct {
 	DiscoveryAccounts        []string          `json:"discoveryAccounts,omitempty"`
 	DiscoveryOutgoingAccount string            `json:"discoveryOutgoingAccount,omitempty"`
 	Params                   map[string]string `json:"params,omitempty"` // iSNS and others, kept for tgt's show
+
+	// Scope owns the resource: the name in the declared file that it came from
+	// (see Config). Empty: it was made by hand.
+	Scope string `json:"scope,omitempty" yaml:"-"`
 }

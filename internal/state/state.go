@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Reconciler makes the running system follow the state.
@@ -19,11 +21,21 @@ type Reconciler interface {
 	Reconcile(ctx context.Context, p *Plan) (warnings []string, err error)
 }
 
+// A Preparer is a Reconciler that has to do things before a plan is committed:
+// what a state that survives a crash must not be without, such as the files of
+// its new volumes.
+type Preparer interface {
+	// Prepare is called after Check. abandon undoes it when the commit fails;
+	// after a failed Reconcile it is not called.
+	Prepare(ctx context.Context, p *Plan) (abandon func(), err error)
+}
+
 // State is the state with its backend: reads are from memory, changes go
 // through plan, commit and reconcile, one at a time.
 type State struct {
 	backend Backend
 	change  sync.Mutex // held over a whole change
+	past    ledger
 	current atomic.Pointer[Snapshot]
 }
 
@@ -39,6 +51,7 @@ func Open(ctx context.Context, b Backend) (*State, error) {
 		return nil, err
 	}
 	s := &State{backend: b}
+	s.past.load(items)
 	s.current.Store(snap)
 	return s, nil
 }
@@ -51,9 +64,19 @@ func (s *State) Snapshot() *Snapshot { return s.current.Load() }
 // changed: a commit that cannot be carried out is taken back. When it returns
 // without an error the change is durable and in effect.
 func (s *State) Apply(ctx context.Context, r Reconciler, ops ...Op) (p *Plan, warnings []string, err error) {
+	return s.Change(ctx, r, Origin{}, func(*Snapshot) ([]Op, error) { return ops, nil })
+}
+
+// Change is Apply of operations that are worked out from the state they then
+// apply to. The history names by as who asked for it.
+func (s *State) Change(ctx context.Context, r Reconciler, by Origin, ops func(*Snapshot) ([]Op, error)) (p *Plan, warnings []string, err error) {
 	s.change.Lock()
 	defer s.change.Unlock()
-	p, err = s.Snapshot().Plan(ops)
+	list, err := ops(s.Snapshot())
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err = s.Snapshot().Plan(list)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,8 +90,25 @@ func (s *State) Apply(ctx context.Context, r Reconciler, ops ...Op) (p *Plan, wa
 	if err != nil {
 		return nil, nil, err
 	}
+	undo := Txn{}
+	commit, err := s.past.record(p, by, time.Now(), &txn)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, it := range txn.Put {
+		if strings.HasPrefix(it.Key, string(kindHistory)+"/") {
+			undo.Delete = append(undo.Delete, it.Key)
+		}
+	}
+	abandon := func() {}
+	if prep, ok := r.(Preparer); ok {
+		if abandon, err = prep.Prepare(ctx, p); err != nil {
+			return nil, nil, err
+		}
+	}
 	rev, err := s.backend.Txn(ctx, txn)
 	if err != nil {
+		abandon()
 		if errors.Is(err, ErrCompare) {
 			return nil, nil, &Error{Class: Conflict, Code: CodeRevision, Reason: err.Error(), Hint: "repeat the command", Err: err}
 		}
@@ -77,16 +117,18 @@ func (s *State) Apply(ctx context.Context, r Reconciler, ops ...Op) (p *Plan, wa
 	p.stamp(rev)
 	warnings, err = r.Reconcile(ctx, p)
 	if err != nil {
-		return nil, nil, s.rollback(p, rev, err)
+		return nil, nil, s.rollback(p, rev, undo, err)
 	}
+	commit()
 	s.current.Store(p.New)
 	return p, warnings, nil
 }
 
-// rollback takes a commit back. ctx of the request may be over by now, so it
+// rollback takes a commit back, with its entry in the history. ctx of the request may be over by now, so it
 // has its own.
-func (s *State) rollback(p *Plan, rev uint64, cause error) error {
+func (s *State) rollback(p *Plan, rev uint64, forget Txn, cause error) error {
 	undo, err := p.invert(rev)
+	undo.Delete = append(undo.Delete, forget.Delete...)
 	var at uint64
 	if err == nil {
 		at, err = s.backend.Txn(context.Background(), undo)

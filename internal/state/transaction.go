@@ -40,6 +40,9 @@ type Op struct {
 	// Force goes on where the object is in use: a target or LUN with sessions is
 	// deleted under them, a mapped volume is unmapped first.
 	Force bool `json:"force,omitempty"`
+	// Exact takes the owners in the resource as they are. Without it a resource,
+	// LUN or rule that names none keeps the one it has.
+	Exact bool `json:"exact,omitempty"`
 
 	// What to create or put, by kind. Deleting a lun or acl names it here too.
 	Volume  *Volume  `json:"volume,omitempty"`

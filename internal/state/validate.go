@@ -21,6 +21,9 @@ func (v *Volume) normalize(old *Volume) error {
 	if err := CheckVolumeName(v.Name); err != nil {
 		return err
 	}
+	if err := checkOwner(KindVolume, v.Name, v.Scope); err != nil {
+		return err
+	}
 	bad := func(hint, format string, a ...any) error {
 		return invalid(CodeInvalidValue, KindVolume, v.Name, hint, format, a...)
 	}
@@ -115,6 +118,9 @@ func (t *Target) normalize() error {
 	if err := CheckTargetName(t.Name); err != nil {
 		return err
 	}
+	if err := checkOwner(KindTarget, t.Name, t.Scope); err != nil {
+		return err
+	}
 	bad := func(hint, format string, a ...any) error {
 		return invalid(CodeInvalidValue, KindTarget, t.Name, hint, format, a...)
 	}
@@ -131,6 +137,9 @@ func (t *Target) normalize() error {
 		return lunRefCompare(LUNRef{Number: a.Number}, LUNRef{Number: b.Number})
 	})
 	for i, l := range t.LUNs {
+		if err := checkOwner(KindTarget, t.Name, l.Scope); err != nil {
+			return err
+		}
 		if l.Number >= maxLUNs {
 			return bad("use 0 to 16383", "LUN %d is not possible", l.Number)
 		}
@@ -143,6 +152,9 @@ func (t *Target) normalize() error {
 	}
 	for i, r := range t.ACL {
 		if err := checkRule(t.Name, r); err != nil {
+			return err
+		}
+		if err := checkOwner(KindTarget, t.Name, r.Scope); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(t.ACL[:i], r.same) {
@@ -168,6 +180,9 @@ func (p *Portal) normalize() error {
 		return err
 	}
 	p.Address = addr
+	if err := checkOwner(KindPortal, addr, p.Scope); err != nil {
+		return err
+	}
 	if strings.HasSuffix(addr, ":0") {
 		return invalid(CodeInvalidValue, KindPortal, addr, "", "a portal that is kept needs a port other than 0")
 	}
