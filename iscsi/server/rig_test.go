@@ -148,6 +148,13 @@ func serve(t testing.TB, o options) *rig {
 	if o.stores == nil {
 		o.stores = []backing.Store{memory(t, 16<<20)}
 	}
+	var srv *server.Server
+	// After the units are closed, and so nothing is inside a store any more.
+	t.Cleanup(func() {
+		if u := srv.MemoryUsed(); u != 0 {
+			t.Errorf("%d bytes of the memory budget are not given back", u)
+		}
+	})
 	device := func(name string, stores ...backing.Store) {
 		dev := scsi.NewDevice(scsi.DeviceConfig{Name: name})
 		for lun, s := range stores {
@@ -185,7 +192,7 @@ func serve(t testing.TB, o options) *rig {
 	if o.cfg != nil {
 		o.cfg(&cfg)
 	}
-	srv := server.New(cfg)
+	srv = server.New(cfg)
 	if o.tick > 0 {
 		srv.SetTick(o.tick)
 	}
@@ -198,9 +205,6 @@ func serve(t testing.TB, o options) *rig {
 	t.Cleanup(func() {
 		srv.Close()
 		wg.Wait()
-		if u := srv.MemoryUsed(); u != 0 {
-			t.Errorf("%d bytes of the memory budget are not given back", u)
-		}
 		if a, b := srv.Entries(); a+b != 0 {
 			t.Errorf("the session table holds %d handles and %d nexuses after Close", a, b)
 		}

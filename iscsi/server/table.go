@@ -74,6 +74,7 @@ func (t *table) admit(r *iscsi.LoginResult) (*iscsi.Session, iscsi.LoginStatus) 
 		nexus = r.Access.Device.Attach(scsi.NexusConfig{
 			Initiator: scsi.InitiatorPort{Name: r.Peer.Name, ISID: r.Peer.ISID},
 			Port:      scsi.TargetPort{Name: r.Access.Target, RelID: r.Access.RelPort, Group: r.Peer.Group},
+			Host:      hostOf(r),
 			LUNs:      r.Access.LUNs,
 		})
 	}
