@@ -14,6 +14,7 @@ type copyOp struct {
 	t      *Task
 	record *copyRecord // where progress is told
 	unhook func() bool // ends the watch on the task's context
+	token  []byte      // created; told when the copy has ended well
 
 	mu      sync.Mutex
 	stopped bool // no more blocks are to be held: aborted
@@ -28,10 +29,15 @@ func (op *copyOp) stop() {
 	held := slices.Clone(op.held)
 	op.mu.Unlock()
 	for _, h := range held {
-		m := newManagement(func(TMFResult) {})
-		h.unit.abort(m, func(t *Task) bool { return t == &h.Task }, nil)
-		m.release()
+		h.abort()
 	}
+}
+
+// abort ends the hold as task management would.
+func (h *copyHold) abort() {
+	m := newManagement(func(TMFResult) {})
+	h.unit.abort(m, func(t *Task) bool { return t == &h.Task }, nil)
+	m.release()
 }
 
 func (op *copyOp) isStopped() bool {
@@ -55,6 +61,11 @@ type copyAccess struct {
 	descriptor int
 }
 
+// sameHost: both nexuses are of one initiator.
+func (n *Nexus) sameHost(o *Nexus) bool {
+	return n.cfg.Initiator.Name == o.cfg.Initiator.Name && (n.dev == o.dev || n.cfg.Host == o.cfg.Host)
+}
+
 // nexusesOf gives the I_T_L nexuses by which the initiator of n sees the unit,
 // n's own first.
 func (u *Unit) nexusesOf(n *Nexus) []*itl {
@@ -65,7 +76,7 @@ func (u *Unit) nexusesOf(n *Nexus) []*itl {
 		switch {
 		case i.nexus == n:
 			own = append(own, i)
-		case i.nexus.cfg.Initiator.Name == n.cfg.Initiator.Name:
+		case n.sameHost(i.nexus):
 			other = append(other, i)
 		}
 	}
@@ -170,6 +181,9 @@ func (op *copyOp) hold(a *copyAccess, row *Command, lba, nblocks uint64) *copyHo
 	op.mu.Unlock()
 	switch st := a.unit.enqueue(&h.Task); st {
 	case Good:
+		if op.isStopped() {
+			h.abort() // stop may have looked for it before it was in the set
+		}
 		if h.held = h.wait(); h.held {
 			h.late() // a sanitize operation may have begun while it waited
 		}

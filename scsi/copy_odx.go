@@ -118,8 +118,12 @@ func populateToken(t *Task) {
 			return
 		}
 	}
-	u.copies.addToken(k)
-	op.record.token = k.bytes[:]
+	if !u.copies.addToken(k) { // the unit is being closed
+		u.unwatch(k)
+		t.Fail(sense.LUNotSupported())
+		return
+	}
+	op.token = k.bytes[:]
 	op.record.moved.Store(uint64(k.nbytes))
 }
 

@@ -108,11 +108,11 @@ func (op *copyOp) end() {
 	r.sense = slices.Clone(t.Sense)
 	switch {
 	case aborted:
-		r.state, r.status, r.sense, r.token = copyTerminated, TaskAborted, nil, nil
+		r.state, r.status, r.sense = copyTerminated, TaskAborted, nil
 	case t.Status != Good:
-		r.state, r.token = copyFailed, nil
+		r.state = copyFailed
 	default:
-		r.state = copyDone
+		r.state, r.token = copyDone, op.token
 	}
 	if t.Status == CheckCondition && r.sa == saWriteUsingToken && r.moved.Load() > 0 {
 		r.state = copyPartial
@@ -263,7 +263,7 @@ func receiveTokenInformation(t *Task) {
 			b = append(b, r.token...)
 		}
 		be.PutUint32(b, uint32(len(b)-4))
-		if room == 0 || room >= int64(len(b)) {
+		if room >= int64(len(b)) {
 			r.token = nil
 		}
 		return b, true

@@ -222,14 +222,19 @@ func (s *tokenStore) forget(u *Unit) (gone []*rodToken) {
 	return gone
 }
 
-// addToken makes a token one that can be used.
-func (m *CopyManager) addToken(k *rodToken) {
+// addToken makes a token one that can be used; false if its unit has gone.
+func (m *CopyManager) addToken(k *rodToken) bool {
 	m.mu.Lock()
-	gone := m.tokens.add(k, time.Now())
+	_, there := m.units[k.unit]
+	var gone []*rodToken
+	if there {
+		gone = m.tokens.add(k, time.Now())
+	}
 	m.mu.Unlock()
 	for _, o := range gone {
 		o.unit.unwatch(o)
 	}
+	return there
 }
 
 // useToken finds a token by the bytes that an initiator sent, and keeps it from
@@ -260,7 +265,8 @@ func (m *CopyManager) useToken(b []byte) (*rodToken, *sense.Sense) {
 
 // watch has the token cancelled by the next command that changes its blocks; if
 // the unit has too many the oldest is cancelled. While a unit has tokens every
-// task asks before it starts, see Unit.start.
+// task asks when it starts: those that start at once in Unit.start, those that
+// had to wait in Unit.releaseLocked.
 func (u *Unit) watch(k *rodToken) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -295,6 +301,9 @@ func (u *Unit) cancelTokens() {
 // touchTokensLocked cancels the tokens of which the task, which is about to
 // start, changes blocks, and forgets those that have expired.
 func (u *Unit) touchTokensLocked(t *Task) {
+	if len(u.tokens) == 0 {
+		return
+	}
 	var lba, nblocks uint64
 	if t.row.Access == AccessWrite {
 		lba, nblocks = t.blocks()

@@ -24,6 +24,12 @@ type TargetPort struct {
 type NexusConfig struct {
 	Initiator InitiatorPort
 	Port      TargetPort
+	// Host is what the fabric knows of who is behind the initiator port besides
+	// the name it gave itself: its address, how it has proved itself. A host may
+	// copy from and to a unit that it sees by another device if Host is the same
+	// there; a name alone, which one device takes on trust, opens no other's
+	// units.
+	Host string
 	// LUNs, if not nil, tells which LUNs the nexus sees. It is asked when the
 	// nexus is attached and when the unit at a LUN changes; it must not call
 	// the Device.

@@ -68,9 +68,6 @@ func (t *Task) endAborted() {
 // start decides whether a task in phaseRunning may go on; if not it stays blocked.
 func (u *Unit) start(t *Task) bool {
 	u.mu.Lock()
-	if len(u.tokens) > 0 {
-		u.touchTokensLocked(t)
-	}
 	switch {
 	case t.state.Load()&flagAborted != 0:
 		u.mu.Unlock()
@@ -89,6 +86,7 @@ func (u *Unit) start(t *Task) bool {
 		u.mu.Unlock()
 		return false
 	}
+	u.touchTokensLocked(t)
 	u.mu.Unlock()
 	return true
 }

@@ -55,5 +55,10 @@ func (c *taskContext) cancel() {
 	}
 }
 
-// reset makes it ready for another task.
-func (c *taskContext) reset() { c.done, c.canceled = nil, false }
+// reset makes it ready for another task. A context derived from it may still be
+// asking for Done on a goroutine of its own.
+func (c *taskContext) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done, c.canceled = nil, false
+}

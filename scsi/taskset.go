@@ -260,6 +260,7 @@ func (u *Unit) releaseLocked() {
 	for t := u.head; t != nil; t = t.set.next {
 		if t.phase() == phaseBlocked && !u.mustWaitLocked(t) {
 			u.nblocked--
+			u.touchTokensLocked(t)
 			if t.set.granted != nil {
 				t.setPhase(phaseRunning)
 				close(t.set.granted)

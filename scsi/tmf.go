@@ -138,6 +138,7 @@ func (n *Nexus) Manage(f TMF, lun, tag uint64, done func(TMFResult)) {
 			u.abort(m, func(t *Task) bool { return t.itl == i }, nil)
 			u.mu.Lock()
 			i.prevent = false
+			i.copies = nil
 			u.reserve6.CompareAndSwap(i, nil)
 			u.mu.Unlock()
 			i.attn.raise(attnNexusLoss)

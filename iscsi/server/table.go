@@ -113,6 +113,16 @@ func (t *table) admit(r *iscsi.LoginResult) (*iscsi.Session, iscsi.LoginStatus) 
 	return s, iscsi.LoginOK
 }
 
+// hostOf tells apart initiators that call themselves the same: by where they
+// come from and by whether they had to prove who they are.
+func hostOf(r *iscsi.LoginResult) string {
+	host := r.Peer.Remote.Addr().Unmap().String()
+	if r.User != "" {
+		host += " authenticated"
+	}
+	return host
+}
+
 // taken reports whether a session has the handle, or is about to. Caller holds mu.
 func (t *table) taken(tsih uint16) bool {
 	_, ok := t.byTSIH[tsih]
