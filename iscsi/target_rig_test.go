@@ -17,16 +17,15 @@ import (
 
 // rig is a target's session with connections that end in memory.
 type rig struct {
-	t       testing.TB
-	dev     *scsi.Device
-	sess    *iscsi.Session
-	nexus   *scsi.Nexus
-	conns   []*link
-	dir     fakeDirectory
-	params  iscsi.Params
-	budget  *iscsi.Budget
-	resets  []string
-	session int
+	t      testing.TB
+	dev    *scsi.Device
+	sess   *iscsi.Session
+	nexus  *scsi.Nexus
+	conns  []*link
+	dir    fakeDirectory
+	params iscsi.Params
+	budget *iscsi.Budget
+	resets []string
 }
 
 // rigOptions change what a rig is made of.
@@ -148,7 +147,6 @@ type link struct {
 	aborted chan string
 	mu      sync.Mutex
 	out     []byte // sent by the target, not yet taken
-	err     error
 	closed  bool
 }
 

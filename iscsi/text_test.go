@@ -172,7 +172,9 @@ func FuzzParseText(f *testing.F) {
 			if b, err := DecodeBinary(kv.Value); err == nil && len(b) > len(kv.Value) {
 				t.Errorf("%q decodes to %d bytes", kv, len(b))
 			}
-			parseNumber(kv.Value)
+			if n, ok := parseNumber(kv.Value); ok && n < 0 {
+				t.Errorf("%q is the number %d", kv, n)
+			}
 		}
 	})
 }

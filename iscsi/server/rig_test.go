@@ -48,9 +48,7 @@ type directory struct {
 	auth    iscsi.AuthPolicy
 	offer   iscsi.Offer
 	addr    string
-	// look, if set, is told of every question for a target.
-	look func(name string)
-	gone func() bool // targets that are not there any more
+	gone    func() bool // targets that are not there any more
 }
 
 func (d *directory) Target(name string, _ iscsi.Peer) (*iscsi.Access, iscsi.LoginStatus) {

@@ -55,7 +55,7 @@ type Server struct {
 	budget *iscsi.Budget
 	table  table
 
-	nconns, nlogins atomic.Int64
+	nlogins atomic.Int64 // connections in the login phase
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
