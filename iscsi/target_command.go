@@ -279,6 +279,9 @@ func (c *TargetConn) abandonAll(nexusGone bool) {
 		c.abandon(cmd, nexusGone)
 		c.unpin(cmd)
 	}
+	// What a store still holds is over for the initiator: with its connection the
+	// places in the command window come back.
+	c.forgetAborted()
 }
 
 func (c *TargetConn) abandon(cmd *command, nexusGone bool) {
@@ -302,8 +305,10 @@ func (c *TargetConn) abandon(cmd *command, nexusGone bool) {
 // pump runs the task when its data is complete, or asks for more of it.
 func (c *TargetConn) pump(cmd *command) {
 	c.mu.Lock()
-	if cmd.phase == gathering && (c.closed || cmd.task.Aborted()) {
-		// Whoever closed or aborted it came while it was being admitted.
+	if cmd.phase == gathering && (c.closed || c.dropped.Load() || cmd.task.Aborted()) {
+		// Whoever closed or aborted it came while it was being admitted. After
+		// Drop nothing may start: another connection may have taken this one's
+		// place, and what it writes must not be overwritten.
 		cmd.phase = running
 		c.mu.Unlock()
 		cmd.task.Abandon(nil)

@@ -266,7 +266,9 @@ func (c *conn) serve() error {
 	}
 	for {
 		if d := c.tc.Direct(); d != nil {
-			// The rest of a long data segment goes straight to where it belongs.
+			// The rest of a long data segment goes straight to where it belongs. All
+			// input was fed, or it would not be asked for.
+			c.freeInput()
 			n, err := c.nc.Read(d)
 			if n > 0 {
 				c.tc.Filled(n)
