@@ -1,6 +1,7 @@
 package file_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -176,12 +177,17 @@ func TestCreateNoSpace(t *testing.T) {
 	}
 }
 
-// On a file system in memory writes are done where the caller stands.
-func TestTryWriteInMemory(t *testing.T) {
+// On a file system in memory reads and writes are done where the caller stands,
+// although it does not know RWF_NOWAIT.
+func TestTryInMemory(t *testing.T) {
 	s := open(t, filepath.Join(tmpfs(t, "1m"), "disk.img"), backing.OpenOptions{Create: true, CreateSize: 1 << 20})
 	defer s.Close()
-	if done, err := s.(backing.TryWriter).TryWriteAt(make([]byte, 4096), 8192); !done || err != nil {
+	want, got := bytes.Repeat([]byte("in memory"), 100), make([]byte, 900)
+	if done, err := s.(backing.TryWriter).TryWriteAt(want, 8192); !done || err != nil {
 		t.Errorf("TryWriteAt = %v, %v; want done", done, err)
+	}
+	if done, err := s.(backing.TryReader).TryReadAt(got, 8192); !done || err != nil || !bytes.Equal(got, want) {
+		t.Errorf("TryReadAt = %v, %v; want done with what was written", done, err)
 	}
 }
 

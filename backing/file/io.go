@@ -23,15 +23,26 @@ func (s *Store) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return s.read(p, off)
 }
 
-// TryReadAt reads what the page cache has.
+// tryReadMax is the longest read that is worth trying, in bytes. To copy more
+// takes longer than to have another core do it, and the caller can send earlier
+// answers meanwhile. For writes this does not pay: the data is in the caller's
+// cache.
+const tryReadMax = 256 << 10
+
+// TryReadAt reads what the page cache has. A file system in memory is all page
+// cache, and does not know RWF_NOWAIT; what it has swapped out is waited for.
 func (s *Store) TryReadAt(p []byte, off int64) (bool, error) {
-	if s.noTryRead.Load() || s.direct != nil {
+	if len(p) > tryReadMax || s.noTryRead.Load() || s.direct != nil {
 		return false, nil
 	}
 	if err := s.enter(off, int64(len(p)), false); err != nil {
 		return false, err
 	}
 	defer s.gate.leave()
+	if s.geo.inMemory {
+		n, err := pread(s.h, p, off)
+		return err == nil && n == len(p), nil
+	}
 	n, err := preadNowait(s.h, p, off)
 	if err != nil {
 		// Errors of the medium are left to ReadAt to find and to name.
