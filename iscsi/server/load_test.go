@@ -22,7 +22,9 @@ import (
 )
 
 // TestSlowStoreOverlaps: a store that takes a millisecond for each call serves
-// many commands of one connection at once.
+// many commands of one connection at once. The runtime sleeps in whole
+// milliseconds when it has nothing else to do, which costs the deep queue a third;
+// a store of 5 ms shows 30 times.
 func TestSlowStoreOverlaps(t *testing.T) {
 	r := serve(t, options{stores: []backing.Store{delay.New(memory(t, 16<<20), delay.Config{Read: time.Millisecond, Write: time.Millisecond})}})
 	s := r.dial("a", nil)
@@ -50,11 +52,15 @@ func TestSlowStoreOverlaps(t *testing.T) {
 	for range 4 {
 		one, many := rate(1, 60), rate(32, 60)
 		t.Logf("depth 1: %.0f/s, depth 32: %.0f/s, %.1f times", one, many, many/one)
-		if best = max(best, many/one); best >= 25 {
+		if best = max(best, many/one); best >= 20 {
 			break
 		}
 	}
-	if best < 15 {
+	want := 15.0
+	if raceEnabled { // its processors are busy
+		want = 5
+	}
+	if best < want {
 		t.Errorf("depth 32 is only %.1f times as fast as depth 1", best)
 	}
 }
@@ -65,7 +71,7 @@ func TestHungUnitDoesNotSlowItsNeighbour(t *testing.T) {
 	const hung = 100
 	st := stuck(t)
 	r := serve(t, options{stores: []backing.Store{st, memory(t, 4<<20)}})
-	defer st.Release()
+	defer st.Clear() // not Release: some still wait for a worker then
 	s := r.dial("a", nil)
 	checkIO(t, s, 1, 0)
 	if err := s.Unit(0).TestUnitReady(limited(t)); err != nil {

@@ -206,6 +206,40 @@ func TestConnectionReinstatement(t *testing.T) {
 	}
 }
 
+// TestConnectionReinstatementWithAHungStore: the places in the command window
+// come back, although the store still has the write.
+func TestConnectionReinstatementWithAHungStore(t *testing.T) {
+	st := stuck(t)
+	r := serve(t, options{stores: []backing.Store{st}})
+	defer st.Clear()
+	isid := [6]byte{0x80, 7}
+	a := r.raw()
+	tsih := login(t, a, "mc", isid, 0, 1, 10).TSIH()
+	a.Send(command(1, 10, 0, []byte{0}, 0, final), nil, nil) // takes the unit attention
+	if _, err := a.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	const n = 20
+	for i := range uint32(n) {
+		a.Send(command(i, 11+i, 0, rw10(0x2a, i, 1), 512, write), nil, pattern(512, 1))
+	}
+	if err := st.WaitHeld(limited(t), n); err != nil {
+		t.Fatal(err)
+	}
+	b := r.raw()
+	if p := login(t, b, "mc", isid, tsih, 1, 11+n); p.StatusClass() != 0 {
+		t.Fatalf("class %d", p.StatusClass())
+	}
+	wantClosed(t, a.Conn())
+	b.Send(command(0, 11+n, 0, rw10(0x28, 1000, 1), 512, read), nil, nil) // the same tag
+	if p, err := b.Recv(); err != nil || p.Opcode() != iscsi.OpDataIn || p.Status() != 0 || p.MaxCmdSN() != 11+n+128 {
+		t.Fatalf("MaxCmdSN %d, want %d: %v", p.MaxCmdSN(), 11+n+128, err)
+	}
+	if held := st.Held(); held != n {
+		t.Errorf("the store holds %d writes", held)
+	}
+}
+
 // TestUnsolicitedDataBehindAHeldCommand: with several connections a write may
 // come before the command before it, with its data at its heels.
 func TestUnsolicitedDataBehindAHeldCommand(t *testing.T) {
