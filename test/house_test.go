@@ -32,6 +32,7 @@ var layers = []struct {
 	{"nbd", 4},
 	{"internal/state", 5},
 	{"gateway", 6},
+	{"internal/declare", 6},
 	{"internal/tools", 6},
 	{"internal/api/v1", 6},
 	{"internal/api/client", 7},

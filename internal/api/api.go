@@ -39,6 +39,16 @@ type Service interface {
 	Shutdown(ctx context.Context) error
 	Stats(ctx context.Context, target string) []v1.NexusStat
 	Engines(ctx context.Context) []v1.Engine
+	// Declare makes the state what the configs declare.
+	Declare(ctx context.Context, req v1.Declare) (v1.Declared, error)
+	Export(ctx context.Context, req v1.Export) []state.Config
+	// History lists the last changes, the newest first, without their differences.
+	History(ctx context.Context) ([]v1.Change, error)
+	HistoryChange(ctx context.Context, revision uint64) (v1.Change, error)
+	// Differences between two revisions; 0 for from is before the last change, 0
+	// for to is now.
+	Differences(ctx context.Context, from, to uint64) ([]state.Difference, error)
+	Rollback(ctx context.Context, req v1.Rollback) (v1.Declared, error)
 }
 
 // maxBody bounds a request in bytes: a transaction of 20,000 resources is
@@ -58,6 +68,7 @@ func NewHandler(svc Service, version string) http.Handler {
 	r.volumes()
 	r.targets()
 	r.others()
+	r.declared()
 	return mux
 }
 

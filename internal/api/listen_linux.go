@@ -2,25 +2,30 @@ package api
 
 import (
 	"net"
+	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// peerUID is the user of the process at the other end (SO_PEERCRED).
-func peerUID(c net.Conn) (uint32, bool) {
+// peerOf is the process at the other end (SO_PEERCRED).
+func peerOf(c net.Conn) (peer, bool) {
 	uc, ok := c.(*net.UnixConn)
 	if !ok {
-		return 0, false
+		return peer{}, false
 	}
 	raw, err := uc.SyscallConn()
 	if err != nil {
-		return 0, false
+		return peer{}, false
 	}
 	var cred *unix.Ucred
 	if err := raw.Control(func(fd uintptr) {
 		cred, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil || cred == nil {
-		return 0, false
+		return peer{}, false
 	}
-	return cred.Uid, true
+	// The process may have gone by now; then its name stays unknown.
+	comm, _ := os.ReadFile("/proc/" + strconv.Itoa(int(cred.Pid)) + "/comm")
+	return peer{uid: cred.Uid, pid: int(cred.Pid), comm: strings.TrimSpace(string(comm))}, true
 }

@@ -185,10 +185,13 @@ func (r routes) apply(ctx context.Context, ops ...state.Op) (*answer[v1.Result],
 }
 
 func (r routes) putVolume(ctx context.Context, verb state.Verb, v state.Volume) (*answer[v1.Volume], error) {
-	if _, err := r.svc.Apply(ctx, []state.Op{{Verb: verb, Kind: state.KindVolume, Volume: &v}}); err != nil {
+	done, err := r.svc.Apply(ctx, []state.Op{{Verb: verb, Kind: state.KindVolume, Volume: &v}})
+	if err != nil {
 		return nil, asProblem(err)
 	}
-	return result(r.svc.Volume(ctx, v.Name))
+	out, err := r.svc.Volume(ctx, v.Name)
+	out.Warnings = done.Warnings
+	return result(out, err)
 }
 
 func (r routes) putTarget(ctx context.Context, verb state.Verb, t state.Target) (*answer[v1.Target], error) {

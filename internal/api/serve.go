@@ -9,11 +9,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
+	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/state"
 )
 
@@ -62,7 +66,43 @@ func reason(err error) string {
 	return err.Error()
 }
 
-type peerKey struct{}
+// peer is the process at the other end of a connection.
+type peer struct {
+	uid  uint32
+	pid  int
+	comm string
+}
+
+type (
+	peerKey   struct{}
+	originKey struct{}
+)
+
+// maxCommand bounds what is kept of what a client says that it does.
+const maxCommand = 512
+
+func (p peer) origin(r *http.Request) state.Origin {
+	cmd := r.Header.Get(v1.CommandHeader)
+	if s, err := url.PathUnescape(cmd); err == nil {
+		cmd = s
+	}
+	if cmd == "" {
+		cmd = r.Method + " " + r.URL.Path
+	}
+	cmd = strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f || c == utf8.RuneError {
+			return '?'
+		}
+		return c
+	}, cmd[:min(len(cmd), maxCommand)])
+	return state.Origin{UID: int(p.uid), PID: p.pid, Comm: p.comm, Command: cmd}
+}
+
+// OriginOf is who made the request that ctx belongs to.
+func OriginOf(ctx context.Context) (state.Origin, bool) {
+	o, ok := ctx.Value(originKey{}).(state.Origin)
+	return o, ok
+}
 
 // NewServer makes the HTTP server for a listener of Listen. Only root and the
 // user the daemon runs as are heard.
@@ -74,8 +114,8 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if uid, ok := peerUID(c); ok {
-				return context.WithValue(ctx, peerKey{}, uid)
+			if p, ok := peerOf(c); ok {
+				return context.WithValue(ctx, peerKey{}, p)
 			}
 			return ctx
 		},
@@ -84,9 +124,9 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 
 func onlyOwner(h http.Handler, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		uid, ok := r.Context().Value(peerKey{}).(uint32)
-		if !ok || uid != 0 && int(uid) != os.Geteuid() {
-			log.Warn("api: refused", "uid", uid, "known", ok)
+		who, ok := r.Context().Value(peerKey{}).(peer)
+		if !ok || who.uid != 0 && int(who.uid) != os.Geteuid() {
+			log.Warn("api: refused", "uid", who.uid, "known", ok)
 			p := asProblem(&state.Error{Class: state.Refused, Code: state.CodeForbidden, Object: "request",
 				Reason: "only root and the daemon's own user may use it"}).(*problem)
 			w.Header().Set("Content-Type", p.ContentType(""))
@@ -94,6 +134,6 @@ func onlyOwner(h http.Handler, log *slog.Logger) http.Handler {
 			json.NewEncoder(w).Encode(p)
 			return
 		}
-		h.ServeHTTP(w, r)
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originKey{}, who.origin(r))))
 	})
 }

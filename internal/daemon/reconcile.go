@@ -13,6 +13,11 @@ import (
 // reconciler carries out one plan. Every step that is done leaves a way back.
 type reconciler struct {
 	*Daemon
+	// declared: the plan comes from a declaration, which may take away what
+	// nobody named; force lets it, also under sessions.
+	declared, force bool
+	// restore: volumes that come back are not made anew.
+	restore  bool
 	undo     []func()
 	warnings []string
 }
@@ -20,6 +25,14 @@ type reconciler struct {
 // Check implements state.Reconciler: it refuses to take away what is in use
 // unless that is forced.
 func (r *reconciler) Check(_ context.Context, p *state.Plan) error {
+	if err := r.checkSizes(p); err != nil {
+		return err
+	}
+	if r.declared && !r.force {
+		if err := r.checkSessions(p); err != nil {
+			return err
+		}
+	}
 	for _, op := range p.Ops {
 		if op.Force {
 			continue
@@ -65,13 +78,19 @@ func (r *reconciler) Reconcile(ctx context.Context, p *state.Plan) ([]string, er
 		r.portalsStep, r.volumesStep, r.targetsStep, r.accountsStep, r.removeStep,
 	} {
 		if err := step(ctx, p); err != nil {
-			for _, back := range slices.Backward(r.undo) {
-				back()
-			}
+			r.goBack()
 			return nil, err
 		}
 	}
 	return r.warnings, nil
+}
+
+// goBack undoes what was done.
+func (r *reconciler) goBack() {
+	for _, back := range slices.Backward(r.undo) {
+		back()
+	}
+	r.undo = nil
 }
 
 func (r *reconciler) back(f func()) { r.undo = append(r.undo, f) }
@@ -132,12 +151,6 @@ func (r *reconciler) volumesStep(ctx context.Context, p *state.Plan) error {
 		now, _ := p.New.Volume(c.Name)
 		old, _ := p.Old.Volume(c.Name)
 		switch {
-		case c.Verb == state.Create:
-			if e := r.startVolume(ctx, now.Value, true); e != nil {
-				r.note(r.volumes, c.Name, nil)
-				return e
-			}
-			r.back(func() { r.gw.RemoveVolume(context.WithoutCancel(ctx), c.Name) })
 		case c.Verb == state.Update && r.failure(r.volumes, c.Name) != nil:
 			was := r.failure(r.volumes, c.Name)
 			if e := r.retry(ctx, p.Old, now.Value); e != nil {

@@ -3,12 +3,11 @@ package daemon
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 
-	"blockgate/backing"
 	"blockgate/gateway"
 	"blockgate/internal/api"
 	v1 "blockgate/internal/api/v1"
@@ -23,17 +22,30 @@ var _ api.Service = (*Daemon)(nil)
 func (d *Daemon) Apply(ctx context.Context, ops []state.Op) (v1.Result, error) {
 	// A change once begun is finished: a client that hangs up must not leave it
 	// to chance how far it got.
-	p, warnings, err := d.st.Apply(context.WithoutCancel(ctx), &reconciler{Daemon: d}, ops...)
+	p, warnings, err := d.st.Change(context.WithoutCancel(ctx), &reconciler{Daemon: d}, origin(ctx),
+		func(*state.Snapshot) ([]state.Op, error) { return ops, nil })
 	if err != nil {
 		return v1.Result{}, err
 	}
+	d.logChange(p, warnings)
+	return v1.Result{Revision: p.New.Revision(), Warnings: warnings}, nil
+}
+
+func (d *Daemon) logChange(p *state.Plan, warnings []string) {
 	for _, c := range p.Changes {
 		d.log.Info("changed", "verb", c.Verb, "kind", c.Kind, "name", c.Name)
 	}
 	for _, w := range warnings {
 		d.log.Warn(w)
 	}
-	return v1.Result{Revision: p.New.Revision(), Warnings: warnings}, nil
+}
+
+// origin is who a change comes from: the API's caller, or this process.
+func origin(ctx context.Context) state.Origin {
+	if o, ok := api.OriginOf(ctx); ok {
+		return o
+	}
+	return state.Origin{UID: os.Getuid(), PID: os.Getpid(), Comm: filepath.Base(os.Args[0])}
 }
 
 // Volumes implements api.Service.
@@ -104,12 +116,7 @@ func (d *Daemon) ResizeVolume(ctx context.Context, name string, size int64) (v1.
 		err = d.gw.ResizeVolume(ctx, name, size)
 	}
 	if err != nil {
-		e := volumeError(v.Volume, err)
-		e.Code = state.CodeResizeFailed
-		if errors.Is(err, backing.ErrNotSupported) {
-			e.Hint = "volumes grow and never shrink; a store that cannot grow by itself is extended below, then: blockgate volume resize " + name
-		}
-		return v, e
+		return v, resizeError(v.Volume, err)
 	}
 	next := v.Volume
 	next.Size = size

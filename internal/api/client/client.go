@@ -27,6 +27,11 @@ const maxAnswer = 1 << 30
 // Client is a connection to one daemon. It is safe for concurrent use; it
 // connects when first used.
 type Client struct {
+	// Command is what the history says was done with this client: a command
+	// line without its secrets. Empty: the request's method and path. Set it
+	// before the first use.
+	Command string
+
 	socket string
 	http   *http.Client
 }
@@ -244,6 +249,9 @@ func send[T any](ctx context.Context, c *Client, method, path string, body any) 
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.Command != "" {
+		req.Header.Set(v1.CommandHeader, url.PathEscape(c.Command))
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -21,6 +21,8 @@ type Volume struct {
 	state.Volume
 	Revision uint64       `json:"revision"`
 	Status   VolumeStatus `json:"status"`
+	// Warnings are about the change that this answers.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // VolumeStatus is how a volume runs. Sizes are bytes.
