@@ -99,18 +99,28 @@ func (op *copyOp) open(u *Unit, owner *itl) *copyAccess {
 	return a
 }
 
-// conflicts reports whether reservations, or the state of the port groups, keep
-// the copy from an access.
-func (a *copyAccess) conflicts(n *Nexus, r Reserve) bool {
+// admits asks the reservations of the unit and the states of its port groups
+// whether the copy may access it. With a status other than Good it may not; s is
+// for CHECK CONDITION.
+func (a *copyAccess) admits(n *Nexus, r Reserve) (s sense.Sense, st Status) {
 	if a.owner != nil {
-		return a.unit.conflicts(a.owner, r)
+		if a.unit.conflicts(a.owner, r) {
+			return s, ReservationConflict
+		}
+		return s, Good
 	}
+	s, st = sense.LUNotSupported(), CheckCondition // the initiator no longer sees the unit
 	for _, i := range a.unit.nexusesOf(n) {
-		if i.accessState() <= ActiveNonOptimized && !a.unit.conflicts(i, r) {
-			return false
+		switch state := i.accessState(); {
+		case state > ActiveNonOptimized:
+			s, st = state.sense(), CheckCondition
+		case a.unit.conflicts(i, r):
+			st = ReservationConflict
+		default:
+			return s, Good
 		}
 	}
-	return true // also if the initiator no longer sees the unit
+	return s, st
 }
 
 // The rows of holds. Except for the blocks they are like READ(16) and WRITE(16),
@@ -164,9 +174,12 @@ func (op *copyOp) hold(a *copyAccess, row *Command, lba, nblocks uint64) *copyHo
 	h.Nexus, h.CDB, h.Transport = op.t.Nexus, h.cdb[:], h
 	h.row, h.unit, h.itl = row, a.unit, a.ghost
 	h.set.granted = make(chan struct{})
-	switch {
-	case a.conflicts(op.t.Nexus, row.Reserve):
-		h.Status = ReservationConflict
+	switch s, st := a.admits(op.t.Nexus, row.Reserve); {
+	case st == CheckCondition:
+		h.Fail(s)
+		return h
+	case st != Good:
+		h.Status = st
 		return h
 	case !h.checkMedium(lba, nblocks):
 		return h
