@@ -269,6 +269,30 @@ func TestCopiesDoNotBlockEachOther(t *testing.T) {
 	})
 }
 
+// A copy that writes a part of a block has the block for itself: what lies below
+// may have to read the rest of it and to write it again.
+func TestCopyOfAPartOfABlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newGatedStore(1 << 20)
+		r := newCopyRig(t, a)
+		h := r.login("a")
+		release := a.hold(100 * 512)
+		reading := h.start(scsi.Simple, read10(100, 1), nil)
+		whole := h.startCopy(copyList(1, nil, [][]byte{b2b(ownUnit, ownUnit, 1, 0, 100)}))
+		part := h.startCopy(copyList(2, nil, [][]byte{b2bOffset(ownUnit, ownUnit, 100, 0, 100, 0, 412)}))
+		synctest.Wait()
+		if got := finishedAre(reading, part); got != ".." {
+			t.Errorf("done are %s", got)
+		}
+		release()
+		for _, p := range []*pending{reading, whole, part} {
+			<-p.done
+			h.expect("", p, "good")
+		}
+		r.close()
+	})
+}
+
 // However many copies hang, the units go on with other commands, and there is an
 // end to how many there are.
 func TestManyCopies(t *testing.T) {
