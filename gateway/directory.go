@@ -31,10 +31,7 @@ func (d directory) Target(name string, p iscsi.Peer) (*iscsi.Access, iscsi.Login
 		return nil, iscsi.LoginTargetError
 	}
 	a := &iscsi.Access{
-		Target: t.name, Alias: c.Alias, Device: t.dev, RelPort: p.Group, Auth: c.Auth, Offer: c.Offer, LUNs: t.sees(p),
-	}
-	if id := c.PortIDs[p.Group]; id != 0 {
-		a.RelPort = id
+		Target: t.name, Alias: c.Alias, Device: t.dev, RelPort: c.port(p.Group), Auth: c.Auth, Offer: c.Offer, LUNs: t.sees(p),
 	}
 	if c.Redirect != "" {
 		a.Redirect = c.Redirect

@@ -87,6 +87,10 @@ func (g *Gateway) AddListener(ln net.Listener, cfg PortalConfig) (PortalInfo, er
 		return PortalInfo{}, fmt.Errorf("portal %s: %w", name, ErrExists)
 	}
 	g.portals[name] = p
+	if err := g.listAllPortsLocked(); err != nil {
+		delete(g.portals, name)
+		return PortalInfo{}, err
+	}
 	g.serving.Go(func() {
 		err := g.srv.Serve(&gate{Listener: ln, g: g}, cfg.Group)
 		if !errors.Is(err, server.ErrClosed) {
@@ -107,7 +111,7 @@ func (g *Gateway) RemovePortal(address string) error {
 	for name, p := range g.portals {
 		if name == address || p.addr.String() == address {
 			delete(g.portals, name)
-			return p.ln.Close()
+			return errors.Join(p.ln.Close(), g.listAllPortsLocked())
 		}
 	}
 	return fmt.Errorf("portal %s: %w", address, ErrNotFound)

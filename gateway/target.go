@@ -31,16 +31,23 @@ type TargetConfig struct {
 	Offer iscsi.Offer
 	// Controller puts a storage array controller at LUN 0, as tgt does.
 	Controller bool
+	// PortGroups are the asymmetric access states that its portal groups begin
+	// with; those not named are active/optimized. SaveALUA makes a change of
+	// them durable before it takes effect (see scsi.PortGroupsConfig); nil: they
+	// are forgotten. Both count when the target is added, and not later.
+	PortGroups []scsi.PortGroup
+	SaveALUA   func(ctx context.Context, groups []scsi.PortGroup) error
 	// Redirect, if set, sends every login there: "address:port".
 	Redirect          string
 	RedirectPermanent bool
 }
 
 type target struct {
-	name string
-	dev  *scsi.Device
-	cfg  atomic.Pointer[TargetConfig]
-	luns map[uint64]*volume // under Gateway.mu
+	name   string
+	dev    *scsi.Device
+	groups *scsi.PortGroups
+	cfg    atomic.Pointer[TargetConfig]
+	luns   map[uint64]*volume // under Gateway.mu
 }
 
 func (c *TargetConfig) check() error {
@@ -75,6 +82,11 @@ func (g *Gateway) AddTarget(cfg TargetConfig) error {
 	t := &target{name: cfg.Name, luns: map[uint64]*volume{}}
 	t.dev = scsi.NewDevice(scsi.DeviceConfig{Name: cfg.Name, Logger: g.log})
 	t.cfg.Store(&cfg)
+	var err error
+	if t.groups, err = scsi.NewPortGroups(scsi.PortGroupsConfig{Groups: cfg.PortGroups, SaveALUA: cfg.SaveALUA}); err != nil {
+		return fmt.Errorf("target %q: %w", cfg.Name, err)
+	}
+	t.dev.SetPortGroups(t.groups)
 	if err := t.setController(cfg.Controller); err != nil {
 		return err
 	}
@@ -85,6 +97,9 @@ func (g *Gateway) AddTarget(cfg TargetConfig) error {
 	}
 	if g.targets[cfg.Name] != nil {
 		return fmt.Errorf("target %q: %w", cfg.Name, ErrExists)
+	}
+	if err := g.listPortsLocked(t); err != nil {
+		return err
 	}
 	g.targets[cfg.Name] = t
 	return nil
@@ -112,7 +127,7 @@ func (g *Gateway) UpdateTarget(cfg TargetConfig) error {
 		}
 	}
 	t.cfg.Store(&cfg)
-	return nil
+	return g.listPortsLocked(t)
 }
 
 func (t *target) setController(on bool) error {

@@ -22,20 +22,34 @@ const (
 	Transitioning      AccessState = 0xf
 )
 
+// accessStates are all of them, with their names.
+var accessStates = [...]struct {
+	state AccessState
+	name  string
+}{
+	{ActiveOptimized, "active/optimized"},
+	{ActiveNonOptimized, "active/non-optimized"},
+	{Standby, "standby"},
+	{Unavailable, "unavailable"},
+	{Offline, "offline"},
+	{Transitioning, "transitioning"},
+}
+
+// ParseAccessState is the inverse of AccessState.String.
+func ParseAccessState(name string) (AccessState, error) {
+	for _, a := range accessStates {
+		if a.name == name {
+			return a.state, nil
+		}
+	}
+	return 0, fmt.Errorf("scsi: there is no access state %q", name)
+}
+
 func (s AccessState) String() string {
-	switch s {
-	case ActiveOptimized:
-		return "active/optimized"
-	case ActiveNonOptimized:
-		return "active/non-optimized"
-	case Standby:
-		return "standby"
-	case Unavailable:
-		return "unavailable"
-	case Offline:
-		return "offline"
-	case Transitioning:
-		return "transitioning"
+	for _, a := range accessStates {
+		if a.state == s {
+			return a.name
+		}
 	}
 	return fmt.Sprintf("access state %#x", uint8(s))
 }
@@ -196,6 +210,7 @@ func (g *PortGroups) SetPorts(ports map[uint16][]uint16) error {
 			next = append(next, PortGroup{Tag: tag, Ports: ids})
 		}
 	}
+	next = slices.DeleteFunc(next, func(p PortGroup) bool { return len(p.Ports) == 0 && p.unchanged() && p.Status == StatusNone })
 	next, err := checkGroups(next)
 	if err != nil {
 		return err
@@ -277,10 +292,11 @@ func (g *PortGroups) publishLocked(next []PortGroup, by *itl) {
 
 // withState leaves out groups that are as a group nobody has heard of.
 func withState(l []PortGroup) []PortGroup {
-	return slices.DeleteFunc(slices.Clone(l), func(p PortGroup) bool {
-		return p.State == ActiveOptimized && !p.Preferred
-	})
+	return slices.DeleteFunc(slices.Clone(l), PortGroup.unchanged)
 }
+
+// unchanged: the group's state is that of one that nobody has heard of.
+func (p PortGroup) unchanged() bool { return p.State == ActiveOptimized && !p.Preferred }
 
 // follow and unfollow must not be called with a Device's or a Unit's mutex held.
 

@@ -325,6 +325,9 @@ func TestAccessStateNames(t *testing.T) {
 	seen := map[string]bool{}
 	for s := range 16 {
 		name := fmt.Sprint(scsi.AccessState(s))
+		if got, err := scsi.ParseAccessState(name); err == nil && got != scsi.AccessState(s) {
+			t.Errorf("%q is read as %x, want %x", name, got, s)
+		}
 		if seen[name] || name == "" {
 			t.Errorf("state %x: name %q", s, name)
 		}
