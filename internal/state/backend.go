@@ -119,8 +119,8 @@ func (p *Plan) encode() (Txn, error) {
 		t.If = append(t.If, Compare{k, rev})
 		if c.Verb == Delete {
 			t.Delete = append(t.Delete, k)
-			if c.Kind == KindVolume {
-				t.Delete = append(t.Delete, key(kindReservations, c.Name))
+			for _, r := range records[c.Kind] {
+				t.Delete = append(t.Delete, key(r, c.Name))
 			}
 			continue
 		}

@@ -159,10 +159,19 @@ func TestKeptAcrossRestart(t *testing.T) {
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the state has secrets; its mode is %v", st.Mode())
 	}
-	// The reservations go with their volume.
-	apply(t, s, state.Op{Verb: state.Delete, Kind: state.KindVolume, Name: "v", Force: true})
-	if got, _ := s.Reservations("v").Load(t.Context()); got != nil {
-		t.Error("reservations outlive their volume")
+	// What initiators had us keep goes with their volume and their target.
+	kept := map[string]*state.Record{"reservations": s.Reservations("v"), "sanitize record": s.Sanitize("v"), "access states": s.Access(iqn)}
+	for name, r := range kept {
+		if err := r.Save(t.Context(), []byte(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(t, s, state.Op{Verb: state.Delete, Kind: state.KindVolume, Name: "v", Force: true},
+		state.Op{Verb: state.Delete, Kind: state.KindTarget, Name: iqn})
+	for name, r := range kept {
+		if got, err := r.Load(t.Context()); got != nil || err != nil {
+			t.Errorf("%s: %q is left, %v", name, got, err)
+		}
 	}
 }
 
