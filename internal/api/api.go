@@ -29,6 +29,10 @@ type Service interface {
 	Targets(ctx context.Context) []v1.Target
 	Target(ctx context.Context, name string) (v1.Target, error)
 	LUNs(ctx context.Context, target string) ([]v1.LUN, error)
+	// PortGroups lists the target port groups of a target with their asymmetric
+	// access states; SetPortGroup changes one and lists them as they are then.
+	PortGroups(ctx context.Context, target string) ([]v1.PortGroup, error)
+	SetPortGroup(ctx context.Context, target string, group uint16, set v1.SetPortGroup) ([]v1.PortGroup, error)
 	Accounts(ctx context.Context) []v1.Account
 	Portals(ctx context.Context) []v1.Portal
 	Sessions(ctx context.Context, target string) []v1.Session

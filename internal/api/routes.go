@@ -77,6 +77,18 @@ func (r routes) targets() {
 		}) (*answer[v1.Result], error) {
 			return r.apply(ctx, state.Op{Verb: state.Delete, Kind: state.KindTarget, Name: in.Name, Force: in.Force})
 		})
+	register(r, "list-port-groups", http.MethodGet, "/v1/targets/{name}/port-groups", "List a target's port groups and their access states",
+		func(ctx context.Context, in *Named) (*answer[[]v1.PortGroup], error) {
+			return result(r.svc.PortGroups(ctx, in.Name))
+		})
+	register(r, "set-port-group", http.MethodPut, "/v1/targets/{name}/port-groups/{group}", "Set the access state of a target's port group",
+		func(ctx context.Context, in *struct {
+			Named
+			Group uint16 `path:"group"`
+			Request[v1.SetPortGroup]
+		}) (*answer[[]v1.PortGroup], error) {
+			return result(r.svc.SetPortGroup(ctx, in.Name, in.Group, in.Body))
+		})
 	register(r, "list-luns", http.MethodGet, "/v1/targets/{name}/luns", "List a target's LUNs",
 		func(ctx context.Context, in *Named) (*answer[[]v1.LUN], error) {
 			return result(r.svc.LUNs(ctx, in.Name))

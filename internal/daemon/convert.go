@@ -56,7 +56,7 @@ func (d *Daemon) volumeConfig(v state.Volume, create bool) (gateway.VolumeConfig
 	for _, l := range v.Layers {
 		c.Layers = append(c.Layers, gateway.Layer{Kind: l.Kind, Params: l.Params})
 	}
-	c.Unit.Reservations = d.st.Reservations(v.Name)
+	c.Unit.Reservations, c.Unit.Sanitize = d.st.Reservations(v.Name), d.st.Sanitize(v.Name)
 	return c, nil
 }
 

@@ -35,7 +35,7 @@ func (d *Daemon) load(ctx context.Context) {
 	wg.Wait()
 
 	for _, t := range s.Targets() {
-		if err := d.gw.AddTarget(targetConfig(s, t.Value)); err != nil {
+		if err := d.gw.AddTarget(d.addTargetConfig(ctx, s, t.Value)); err != nil {
 			d.log.Error("target failed", "target", t.Value.Name, "err", err)
 			continue
 		}

@@ -232,7 +232,7 @@ func (r *reconciler) targetsStep(_ context.Context, p *state.Plan) error {
 }
 
 func (r *reconciler) addTarget(s *state.Snapshot, t state.Target) error {
-	if err := r.gw.AddTarget(targetConfig(s, t)); err != nil {
+	if err := r.gw.AddTarget(r.addTargetConfig(context.Background(), s, t)); err != nil {
 		return err
 	}
 	for _, l := range t.LUNs {

@@ -130,6 +130,16 @@ func (c *Client) DeleteTarget(ctx context.Context, name string, force bool) (v1.
 	return send[v1.Result](ctx, c, http.MethodDelete, "/v1/targets/"+url.PathEscape(name)+forced(force), nil)
 }
 
+// PortGroups lists a target's port groups with their access states, by tag.
+func (c *Client) PortGroups(ctx context.Context, target string) ([]v1.PortGroup, error) {
+	return get[[]v1.PortGroup](ctx, c, "/v1/targets/"+url.PathEscape(target)+"/port-groups")
+}
+
+// SetPortGroup changes the access state of a target's port group.
+func (c *Client) SetPortGroup(ctx context.Context, target string, group uint16, set v1.SetPortGroup) ([]v1.PortGroup, error) {
+	return send[[]v1.PortGroup](ctx, c, http.MethodPut, fmt.Sprintf("/v1/targets/%s/port-groups/%d", url.PathEscape(target), group), set)
+}
+
 // LUNs lists a target's LUNs with their volumes, by number.
 func (c *Client) LUNs(ctx context.Context, target string) ([]v1.LUN, error) {
 	return get[[]v1.LUN](ctx, c, "/v1/targets/"+url.PathEscape(target)+"/luns")

@@ -59,6 +59,24 @@ type TargetStatus struct {
 	FailedLUNs []uint64 `json:"failedLuns,omitempty"`
 }
 
+// PortGroup is a target port group (SPC-4 §5.15): the paths by one portal group.
+type PortGroup struct {
+	Group uint16 `json:"group"`
+	// State: active/optimized, active/non-optimized, standby, unavailable,
+	// offline, transitioning.
+	State     string `json:"state"`
+	Preferred bool   `json:"preferred"`
+	// ChangedBy is "administrator" or "initiator"; empty: nobody.
+	ChangedBy string   `json:"changedBy,omitempty"`
+	Ports     []uint16 `json:"ports"` // relative target port identifiers
+}
+
+// SetPortGroup changes a target port group; what is absent stays.
+type SetPortGroup struct {
+	State     string `json:"state,omitempty"`
+	Preferred *bool  `json:"preferred,omitempty"`
+}
+
 // LUN is a LUN with its volume.
 type LUN struct {
 	Number uint64 `json:"number"`
