@@ -19,7 +19,7 @@ func (a *app) targetCommand() *cobra.Command {
 (see: blockgate initiator). Without a rule nobody can.`,
 		Example: examples("blockgate target create iqn.2025-01.io.example:db --volume db --allow 10.0.0.0/24",
 			"blockgate target list", "blockgate target delete iqn.2025-01.io.example:db"),
-	}, a.targetCreate(), a.targetList(), a.targetShow(), a.targetSet(), a.targetDelete())
+	}, a.targetCreate(), a.targetList(), a.targetShow(), a.targetSet(), a.targetDelete(), a.targetGroup())
 }
 
 func (a *app) targetCreate() *cobra.Command {
