@@ -167,6 +167,9 @@ func TestChoose(t *testing.T) {
 	if err != nil || len(got) != 2 || got[0].Name != "4k-randread-q1" || got[1].Name != "1m-read-q8" {
 		t.Errorf("choose = %v, %v", got, err)
 	}
+	if got, err = choose(workloads, ""); err != nil || len(got) != 7 {
+		t.Errorf("by default there are %d workloads, %v; want 7", len(got), err)
+	}
 	if _, err := choose(workloads, "8k"); err == nil {
 		t.Error("an unknown name is taken")
 	}

@@ -26,7 +26,8 @@ type target struct {
 	load  func(r *rig, s *server, w workload, d time.Duration) []string // the client's command line
 }
 
-func (t target) name() string { return t.Name }
+func (t target) name() string    { return t.Name }
+func (t target) byDefault() bool { return true }
 
 var targets = []target{
 	{Name: tgtdRdwr, About: "tgtd, --bstype rdwr", needs: []string{"tgtd", "tgtadm"}, start: startTgtd("rdwr"), load: iscsiLoad},

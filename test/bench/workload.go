@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,7 @@ type workload struct {
 	BlockSize  int    `json:"blockSize"` // bytes
 	Depth      int    `json:"depth"`     // of each session
 	Sessions   int    `json:"sessions"`
+	asked      bool   // only if it is asked for by name
 }
 
 var workloads = []workload{
@@ -26,12 +28,20 @@ var workloads = []workload{
 	{Name: "1m-read-q8", Title: "1 MiB sequential reads, depth 8", Sequential: true, BlockSize: 1 << 20, Depth: 8, Sessions: 1},
 	{Name: "1m-write-q8", Title: "1 MiB sequential writes, depth 8", Sequential: true, Write: true, BlockSize: 1 << 20, Depth: 8, Sessions: 1},
 	{Name: "4k-randread-4x16", Title: "4 KiB random reads, four sessions of depth 16", BlockSize: 4096, Depth: 16, Sessions: 4},
+	{Name: "4k-randread-256x4", Title: "4 KiB random reads, 256 sessions of depth 4", BlockSize: 4096, Depth: 4, Sessions: 256, asked: true},
 }
 
-func (w workload) name() string { return w.Name }
+func (w workload) name() string    { return w.Name }
+func (w workload) byDefault() bool { return !w.asked }
+
+// choice is what can be chosen by name.
+type choice interface {
+	name() string
+	byDefault() bool
+}
 
 // names lists what can be chosen.
-func names[T interface{ name() string }](all []T) []string {
+func names[T choice](all []T) []string {
 	var n []string
 	for _, v := range all {
 		n = append(n, v.name())
@@ -39,10 +49,11 @@ func names[T interface{ name() string }](all []T) []string {
 	return n
 }
 
-// choose takes those of a comma list, in the order of all; an empty list is all.
-func choose[T interface{ name() string }](all []T, list string) ([]T, error) {
+// choose takes those of a comma list, in the order of all; an empty list is what
+// is measured by default.
+func choose[T choice](all []T, list string) ([]T, error) {
 	if list == "" {
-		return all, nil
+		return slices.DeleteFunc(slices.Clone(all), func(v T) bool { return !v.byDefault() }), nil
 	}
 	want := make(map[string]bool)
 	for n := range strings.SplitSeq(list, ",") {
