@@ -16,6 +16,16 @@ const (
 	aloneLimit = 20 * time.Second
 )
 
+// sanitizeLimit is for the suite whose tool sleeps a minute at a time.
+const sanitizeLimit = 3 * time.Minute
+
+func limitOf(suite string, usual time.Duration) time.Duration {
+	if suite == "SCSI.Sanitize" {
+		return sanitizeLimit
+	}
+	return usual
+}
+
 const expectationsFile = "testdata/conformance.txt"
 
 // conformanceSuites lists "FAMILY.SUITE" and its tests as the tool has them.
@@ -97,7 +107,7 @@ func judge(t *testing.T, expects []*expectation, profile string, v verdict) {
 func runSuite(t *testing.T, url, suite string, tests []string) []verdict {
 	t.Helper()
 	family, short, _ := strings.Cut(suite, ".")
-	r := testCU(t, suiteLimit, suite, url)
+	r := testCU(t, limitOf(suite, suiteLimit), suite, url)
 	found := map[string]verdict{}
 	for _, v := range parseCUnit(r.stdout) {
 		if _, again := found[v.test]; !again {
@@ -120,10 +130,11 @@ func runSuite(t *testing.T, url, suite string, tests []string) []verdict {
 
 func runAlone(t *testing.T, url, suite, name string) verdict {
 	t.Helper()
-	r := testCU(t, aloneLimit, suite+"."+name, url)
+	limit := limitOf(suite, aloneLimit)
+	r := testCU(t, limit, suite+"."+name, url)
 	switch {
 	case r.timedOut:
-		return verdict{result: verdictHang, why: fmt.Sprintf("no end within %v", aloneLimit)}
+		return verdict{result: verdictHang, why: fmt.Sprintf("no end within %v", limit)}
 	case r.signal != 0:
 		return verdict{result: verdictCrash, why: fmt.Sprintf("iscsi-test-cu died of signal %v", r.signal)}
 	}
