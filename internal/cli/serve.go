@@ -27,6 +27,7 @@ type serveOptions struct {
 	size, chap, stateDir, name string
 	listen                     []string
 	readOnly, verbose          bool
+	removable, cd              bool
 	blockSize                  int
 	blockSizeGiven             bool
 	command                    []string // after "--"
@@ -69,7 +70,9 @@ exit status becomes that of serve.`,
 	f.StringVar(&o.size, "size", "", "create files that do not exist with this size: 512M, 10G, 2T")
 	f.StringArrayVar(&o.listen, "listen", nil, "address to listen on (default 127.0.0.1:3260; port 0 takes a free one; repeat for more)")
 	f.StringVar(&o.chap, "chap", "", "ask for CHAP: USER:SECRET, or USER to be asked or to take $BLOCKGATE_CHAP_SECRET")
-	f.BoolVar(&o.readOnly, "read-only", false, "open the stores read-only")
+	f.BoolVar(&o.readOnly, "read-only", false, "open the stores read-only; initiators find them write-protected")
+	f.BoolVar(&o.removable, "removable", false, "disks that initiators may eject")
+	f.BoolVar(&o.cd, "cd", false, "CD or DVD drives with ISO images in them")
 	f.IntVar(&o.blockSize, "block-size", 512, "logical block size in bytes, 512 or 4096")
 	f.StringVar(&o.name, "name", "", "the target's iSCSI name (default made of this machine's name and the first store's)")
 	f.StringVar(&o.stateDir, "state", "", "keep the setup in this directory")
@@ -156,12 +159,16 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 			return nil, err
 		}
 		v := state.Volume{Name: unique(names, volumeName(url)), URL: url, ReadOnly: o.readOnly, BlockSize: o.blockSize}
+		v.Unit.Removable = o.removable
+		if o.cd {
+			asDisc(&v)
+		}
 		fresh := false
 		if engineOf(url) == "file" {
 			v.Size = size
 			_, err := os.Stat(strings.TrimPrefix(url, "file:"))
 			fresh = os.IsNotExist(err)
-			if fresh && o.readOnly {
+			if fresh && v.ReadOnly {
 				v.Size = 0
 			}
 		}
@@ -283,11 +290,15 @@ func (s *setup) apply(ctx context.Context, d *daemon.Daemon) error {
 				Reason: fmt.Sprintf("exists with %d bytes, not the %d asked for", old.Status.Size, v.Size), Hint: "leave --size away to take it as it is"}
 		}
 		next := old.Volume
-		next.ReadOnly = s.opts.readOnly
-		if s.opts.blockSizeGiven {
+		next.ReadOnly = v.ReadOnly || old.Unit.Type == "cd"
+		next.Unit.Removable = v.Unit.Removable
+		switch {
+		case v.Unit.Type == "cd":
+			next.Unit.Type, next.BlockSize = "cd", 2048
+		case s.opts.blockSizeGiven:
 			next.BlockSize = v.BlockSize
 		}
-		if next.ReadOnly != old.ReadOnly || next.BlockSize != old.BlockSize {
+		if next.ReadOnly != old.ReadOnly || next.BlockSize != old.BlockSize || next.Unit.Removable != old.Unit.Removable || next.Unit.Type != old.Unit.Type {
 			ops = append(ops, state.Op{Verb: state.Update, Kind: state.KindVolume, Volume: &next})
 		}
 		v.Name = old.Name

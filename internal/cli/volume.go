@@ -26,6 +26,7 @@ as a LUN (see: blockgate lun).`,
 
 func (a *app) volumeCreate() *cobra.Command {
 	var size, layers = "", []string{}
+	var cd bool
 	v := state.Volume{}
 	c := &cobra.Command{
 		Use: "create NAME STORE", Short: "Create a volume",
@@ -47,6 +48,9 @@ is made, sparse; what exists is never cut or overwritten.`,
 			if v.Layers, err = parseLayers(layers); err != nil {
 				return err
 			}
+			if cd {
+				asDisc(&v)
+			}
 			got, err := c.CreateVolume(ctx, v)
 			if err != nil {
 				return err
@@ -58,11 +62,18 @@ is made, sparse; what exists is never cut or overwritten.`,
 	f.SortFlags = false
 	f.StringVar(&size, "size", "", "create the store with this size if it does not exist: 512M, 10G, 2T")
 	f.IntVar(&v.BlockSize, "block-size", 512, "logical block size in bytes, 512 or 4096")
-	f.BoolVar(&v.ReadOnly, "read-only", false, "open it read-only")
+	f.BoolVar(&v.ReadOnly, "read-only", false, "open it read-only; initiators find it write-protected")
+	f.BoolVar(&v.Unit.Removable, "removable", false, "a disk that initiators may eject")
+	f.BoolVar(&cd, "cd", false, "a CD or DVD drive with an ISO image in it")
 	f.BoolVar(&v.Direct, "direct", false, "bypass the page cache")
 	f.BoolVar(&v.Sync, "sync", false, "make every write durable before it is answered")
 	f.StringArrayVar(&layers, "layer", nil, "stack a layer on it, for example delay,read=1ms (repeat for more)")
 	return c
+}
+
+// asDisc makes a volume a drive with a disc that nothing changes.
+func asDisc(v *state.Volume) {
+	v.Unit.Type, v.ReadOnly, v.BlockSize = "cd", true, 0 // the size is a disc's
 }
 
 func parseLayers(list []string) ([]state.Layer, error) {
