@@ -62,9 +62,10 @@ type Session struct {
 
 	mu    sync.Mutex
 	conns map[uint16]*TargetConn
-	joins uint32 // connections that ever joined
-	nheld atomic.Int32
+	joins uint32              // connections that ever joined
+	nheld atomic.Int32        // len(held) + len(tmfs)
 	held  map[uint32]*heldPDU // received out of order, by CmdSN (several connections)
+	tmfs  []*heldTMF          // functions that came before commands they cover
 	skip  map[uint32]struct{} // CmdSNs that an ABORT TASK overtook (RFC 7143 §11.5.1)
 	ended bool
 }
@@ -184,12 +185,17 @@ func (s *Session) hold(p *heldPDU) {
 	s.nheld.Add(1)
 }
 
-// release runs held PDUs whose turn has come. It is called without locks after
-// every delivery.
+// release runs held PDUs whose turn has come: a function before the command of
+// its CmdSN. It is called without locks after every delivery.
 func (s *Session) release() {
 	for s.nheld.Load() > 0 {
 		s.order.Lock()
 		s.mu.Lock()
+		if f := s.takeTMF(); f != nil {
+			s.mu.Unlock()
+			f.conn.manage(&f.bhs)
+			continue
+		}
 		p := s.takeHeld(s.expCmdSN.Load())
 		if p == nil {
 			s.mu.Unlock()
@@ -273,6 +279,7 @@ func (s *Session) leave(c *TargetConn) (last bool) {
 			gone = append(gone, s.takeHeld(sn))
 		}
 	}
+	s.leaveTMFs(c)
 	if len(s.conns) == 0 && !s.ended {
 		s.ended = true
 		last = true
@@ -281,6 +288,7 @@ func (s *Session) leave(c *TargetConn) (last bool) {
 	for _, p := range gone {
 		c.dropHeld(p)
 	}
+	s.release()
 	return last
 }
 

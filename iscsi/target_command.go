@@ -20,9 +20,11 @@ type command struct {
 	read  bool
 	write bool
 	// numbered: it holds a place in the command window.
-	numbered bool
-	cdb      [16]byte
-	extCDB   []byte
+	numbered  bool
+	immediate bool
+	sn        uint32 // CmdSN
+	cdb       [16]byte
+	extCDB    []byte
 
 	buf     *bufpool.Buf // data-out
 	held    int64        // bytes of the budget
@@ -39,6 +41,7 @@ type command struct {
 	unsolOff int
 	received int
 	full     bool // answered TASK SET FULL by us, whatever the task says
+	later    bool // not covered by the function that aborts it: to be answered
 	gone     bool // ended for the initiator, or about to: only its response is left
 	queued   bool // its response waits to be sent
 
@@ -93,7 +96,7 @@ func (c *TargetConn) recycle(cmd *command) {
 	cmd.buf, cmd.held, cmd.extCDB = nil, 0, nil
 	cmd.want, cmd.solicit, cmd.r2tSN, cmd.r2ts = 0, 0, 0, cmd.r2ts[:0]
 	cmd.phase, cmd.unsol, cmd.unsolSN, cmd.unsolOff, cmd.received = unused, false, 0, 0, 0
-	cmd.full, cmd.gone, cmd.queued, cmd.sent, cmd.dataSN = false, false, false, 0, 0
+	cmd.full, cmd.later, cmd.gone, cmd.queued, cmd.sent, cmd.dataSN = false, false, false, false, 0, 0
 	c.mu.Lock()
 	if c.nfree < maxFree && !c.closed {
 		cmd.next = c.free
@@ -129,7 +132,8 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf) {
 	cmd := c.get()
 	cmd.itt, cmd.lun, cmd.edtl = h.ITT(), h.LUN(), h.EDTL()
 	cmd.read, cmd.write = flags&FlagRead != 0, flags&FlagWrite != 0
-	cmd.numbered = !h.Immediate()
+	cmd.immediate, cmd.sn = h.Immediate(), h.CmdSN()
+	cmd.numbered = !cmd.immediate
 	copy(cmd.cdb[:], h.CDB())
 	t := &cmd.task
 	t.Nexus, t.LUN, t.Tag, t.Attr, t.Transport = c.sess.nexus, cmd.lun, c.tag(cmd.itt), scsi.Attr(flags&7), cmd
@@ -264,44 +268,6 @@ func (c *TargetConn) fail(cmd *command, s *sense.Sense) {
 	}
 }
 
-// abandonAll ends the commands of a dead connection. nexusGone: its nexus has
-// been detached, which aborts what runs. A command that scsiCommand is still busy
-// with sees by itself that the connection is closed.
-func (c *TargetConn) abandonAll(nexusGone bool) {
-	c.mu.Lock()
-	cmds := make([]*command, 0, len(c.tasks))
-	for _, cmd := range c.tasks {
-		cmd.pins++
-		cmds = append(cmds, cmd)
-	}
-	c.mu.Unlock()
-	for _, cmd := range cmds {
-		c.abandon(cmd, nexusGone)
-		c.unpin(cmd)
-	}
-	// What a store still holds is over for the initiator: with its connection the
-	// places in the command window come back.
-	c.forgetAborted()
-}
-
-func (c *TargetConn) abandon(cmd *command, nexusGone bool) {
-	c.mu.Lock()
-	collects, runs := cmd.phase == gathering, cmd.phase == running && !cmd.gone
-	if collects {
-		cmd.phase = running
-	}
-	if cmd.undelivered() && c.forget(cmd) && cmd.numbered {
-		c.sess.answered()
-	}
-	c.mu.Unlock()
-	switch {
-	case collects:
-		cmd.task.Abandon(nil)
-	case runs && !nexusGone:
-		c.sess.nexus.Manage(scsi.AbortTask, cmd.lun, c.tag(cmd.itt), func(scsi.TMFResult) {})
-	}
-}
-
 // pump runs the task when its data is complete, or asks for more of it.
 func (c *TargetConn) pump(cmd *command) {
 	c.mu.Lock()
@@ -433,7 +399,7 @@ func (c *TargetConn) dataOutDone(cmd *command, h *BHS, badDigest bool) {
 		cmd.r2ts = cmd.r2ts[:len(cmd.r2ts)-1]
 	}
 	cmd.received += h.DataLen()
-	answer := cmd.phase == finished && !cmd.unsol && !cmd.gone && !cmd.task.Aborted()
+	answer := cmd.phase == finished && !cmd.unsol && !cmd.gone && !cmd.silent()
 	if answer {
 		// The task ended while unsolicited data was still to come; its response
 		// was held back until now, as the tag could not be used again before.
@@ -456,7 +422,10 @@ func (cmd *command) TaskDone(t *scsi.Task) {
 	c := cmd.conn
 	c.mu.Lock()
 	cmd.phase = finished
-	if t.Aborted() || c.closed {
+	if t.Aborted() && cmd.later {
+		t.Status = scsi.TaskAborted
+	}
+	if cmd.silent() || c.closed {
 		first := c.forget(cmd)
 		free := cmd.free()
 		c.mu.Unlock()
@@ -475,72 +444,6 @@ func (cmd *command) TaskDone(t *scsi.Task) {
 	cmd.gone, cmd.queued = true, true
 	c.mu.Unlock()
 	c.queue(outItem{kind: outStatus, cmd: cmd})
-}
-
-// forget takes an aborted command out of the table; it reports whether it was
-// still there. Caller holds mu.
-func (c *TargetConn) forget(cmd *command) bool {
-	first := !cmd.gone
-	cmd.gone = true
-	if c.tasks[cmd.itt] == cmd {
-		delete(c.tasks, cmd.itt)
-	}
-	return first
-}
-
-// undelivered: the task is over, but its response waits for the end of
-// unsolicited data. Caller holds mu.
-func (cmd *command) undelivered() bool { return cmd.phase == finished && cmd.unsol && !cmd.gone }
-
-// forgetUndelivered ends commands of which only a held-back response is left;
-// the device server does not know them any more. It returns how many there were.
-func (c *TargetConn) forgetUndelivered(match func(*command) bool) int {
-	var free []*command
-	n := 0
-	c.mu.Lock()
-	for _, cmd := range c.tasks {
-		if !cmd.undelivered() || !match(cmd) {
-			continue
-		}
-		c.forget(cmd)
-		if cmd.numbered {
-			c.sess.answered()
-		}
-		n++
-		if cmd.free() {
-			free = append(free, cmd)
-		}
-	}
-	c.mu.Unlock()
-	for _, cmd := range free {
-		c.recycle(cmd)
-	}
-	return n
-}
-
-// forgetAborted ends commands that task management aborted: those that still
-// collect data, and, in the initiator's eyes, those that are still inside a
-// store: it may use their tags and window places again.
-func (c *TargetConn) forgetAborted() {
-	var stop []*command
-	n := 0
-	c.mu.Lock()
-	for _, cmd := range c.tasks {
-		switch {
-		case cmd.phase == gathering && cmd.task.Aborted():
-			cmd.phase = running
-			stop = append(stop, cmd)
-		case cmd.phase == running && cmd.task.Aborted() && c.forget(cmd) && cmd.numbered:
-			n++
-		}
-	}
-	c.mu.Unlock()
-	for range n {
-		c.sess.answered()
-	}
-	for _, cmd := range stop {
-		cmd.task.Abandon(nil)
-	}
 }
 
 // cdbLen is the length of a CDB by its operation code's group (SPC-4 §4.3.2).

@@ -423,6 +423,7 @@ type pings struct {
 // Tick advances the connection's clock by one second: it pings a silent peer and
 // drops one that does not answer.
 func (c *TargetConn) Tick() {
+	c.sess.tickTMFs(c)
 	interval, count := 0, 0
 	if a := c.sess.Access; a != nil {
 		interval, count = a.Offer.NopInterval, a.Offer.NopCount

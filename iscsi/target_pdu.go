@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"blockgate/internal/bufpool"
-	"blockgate/scsi"
 )
 
 // RejectReason is the reason of a Reject PDU (RFC 7143 §11.17.1).
@@ -103,13 +102,16 @@ func (c *TargetConn) ordered(h *BHS, ahs, data []byte, stage *bufpool.Buf) error
 		c.scsiCommand(h, ahs, data, stage)
 		return nil
 	}
+	if h.Opcode() == OpTaskReq {
+		c.putStage(stage)
+		c.taskManagement(h)
+		return nil
+	}
 	c.sess.order.Unlock()
 	defer c.putStage(stage)
 	switch h.Opcode() {
 	case OpSCSICmd: // in a discovery session
 		c.rejectCommand(h, RejectProtocolError)
-	case OpTaskReq:
-		c.taskManagement(h)
 	case OpTextReq:
 		return c.textRequest(h, data)
 	case OpLogoutReq:
@@ -223,105 +225,6 @@ func (c *TargetConn) logout(h *BHS) {
 	}
 	c.queue(outItem{kind: outPDU, pdu: p})
 }
-
-// taskManagement runs a task management function (RFC 7143 §11.5). The response
-// goes out behind the responses of the tasks that it did not reach any more.
-func (c *TargetConn) taskManagement(h *BHS) {
-	c.mu.Lock()
-	if h.Immediate() && c.managing >= maxImmediate {
-		c.mu.Unlock()
-		c.reject(h, RejectTooManyImmediate)
-		return
-	}
-	c.managing++
-	c.mu.Unlock()
-	respond := func(r scsi.TMFResult, after func()) {
-		c.forgetAborted()
-		c.mu.Lock()
-		c.managing--
-		c.mu.Unlock()
-		p := &reply{numbered: !h.Immediate(), after: after}
-		p.bhs.SetOpcode(OpTaskResp, false)
-		p.bhs.SetFlags(FlagFinal)
-		p.bhs.SetITT(h.ITT())
-		p.bhs.SetResponse(byte(r))
-		c.queue(outItem{kind: outPDU, pdu: p})
-	}
-	h2 := *h // h is the reader's
-	h = &h2
-	fn := scsi.TMF(h.Flags() & 0x7f)
-	if c.sess.nexus == nil {
-		respond(scsi.Rejected, nil)
-		return
-	}
-	if fn == taskReassign {
-		respond(scsi.FailoverNotSupported, nil) // error recovery level 0
-		return
-	}
-	owner := c.ownerOf(h.RefTag())
-	hits := func(from *TargetConn, cmd *command) bool {
-		switch fn {
-		case scsi.AbortTask:
-			return from == owner && cmd.itt == h.RefTag()
-		case scsi.AbortTaskSet, scsi.ClearTaskSet, scsi.LUNReset:
-			return cmd.lun == h.LUN()
-		case scsi.TargetWarmReset, scsi.TargetColdReset, scsi.NexusReset:
-			return true
-		}
-		return false // queries
-	}
-	c.sess.nexus.Manage(fn, h.LUN(), owner.tag(h.RefTag()), func(r scsi.TMFResult) {
-		held := 0
-		for _, any := range c.sess.Conns() {
-			held += any.forgetUndelivered(func(cmd *command) bool { return hits(any, cmd) })
-		}
-		if fn == scsi.AbortTask && r == scsi.TaskDoesNotExist && (held > 0 || c.sess.overtake(h.RefCmdSN())) {
-			r = scsi.FunctionComplete
-		}
-		var after func()
-		if fn == scsi.TargetColdReset && r == scsi.FunctionComplete && c.sess.reset != nil {
-			after = func() { c.sess.reset(c.sess.Target()) }
-		}
-		for _, other := range c.sess.Conns() {
-			if other != c {
-				other.forgetAborted()
-			}
-		}
-		respond(r, after)
-	})
-}
-
-// ownerOf finds the connection that has the task. It should be this one, as task
-// management that names a task is bound to its connection (RFC 7143 §11.5.1).
-func (c *TargetConn) ownerOf(itt uint32) *TargetConn {
-	if !c.has(itt) {
-		for _, other := range c.sess.Conns() {
-			if other.has(itt) {
-				return other
-			}
-		}
-	}
-	return c
-}
-
-func (c *TargetConn) has(itt uint32) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.tasks[itt] != nil
-}
-
-// tag is the task's name for the device server. A connection that takes the
-// place of another may use its initiator task tags again while those tasks are
-// still on their way out, so they count for each connection by itself.
-func (c *TargetConn) tag(itt uint32) uint64 { return c.tagBase | uint64(itt) }
-
-// maxImmediate bounds the task management functions, and, beyond the command
-// window, the commands that a connection may have outstanding for immediate
-// delivery, which no window bounds (RFC 7143 §4.2.2.1).
-const maxImmediate = 64
-
-// taskReassign is TASK REASSIGN, which needs error recovery level 2.
-const taskReassign = scsi.TMF(8)
 
 // Async event codes (RFC 7143 §11.9.1).
 const (
