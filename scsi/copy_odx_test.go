@@ -328,17 +328,17 @@ func TestTokensObeyTheUnits(t *testing.T) {
 // The token that stands for zeroes needs nobody to make it.
 func TestZeroToken(t *testing.T) {
 	for _, caps := range []backing.Caps{0, backing.CapsAll} {
-		m := filledDisk(1, 64<<20, caps)
+		m := filledDisk(1, 18<<20, caps)
 		r := newCopyRig(t, m)
 		h := r.login("a")
 		want := m.contents()
-		clear(want[512 : 100001*512])
-		clear(want[110000*512 : 110003*512])
-		h.expect("", h.useToken(1, useList(zeroToken(), 1<<40, ranges(1, 100000, 110000, 3))), "good")
+		clear(want[512 : 34001*512])
+		clear(want[35000*512 : 35003*512])
+		h.expect("", h.useToken(1, useList(zeroToken(), 1<<40, ranges(1, 34000, 35000, 3))), "good")
 		if !bytes.Equal(m.contents(), want) {
 			t.Errorf("caps %x: wrong content", caps)
 		}
-		if s, n, _ := h.tokenStatus(1); s != 0x01 || n != 100003 {
+		if s, n, _ := h.tokenStatus(1); s != 0x01 || n != 34003 {
 			t.Errorf("status %d, %d blocks", s, n)
 		}
 		r.close()

@@ -3,6 +3,8 @@ package scsi_test
 import (
 	"bytes"
 	"context"
+	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,6 +179,31 @@ func TestCopyFromAUnitThatIsClosed(t *testing.T) {
 	})
 }
 
+// A copy that has got on to the third segment finds the unit being sanitized.
+func TestCopyMeetsSanitize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startSlowCopy(t, false)
+		other := s.login("b").on(1)
+		sanitizing := s.dst.hold(0)
+		list := overwriteList(1, 0x55)
+		p := other.start(scsi.Simple, sanitizeCDB(saOverwrite|immed, len(list)), list)
+		synctest.Wait()
+		if p.finished() {
+			t.Error("SANITIZE passed a write that the store holds")
+		}
+		s.release()
+		<-p.done
+		other.expect("SANITIZE", p, "good")
+		<-s.p.done
+		s.h.expect("", s.p, "a/0d/01")
+		if got := s.p.forwarded(); got != "2/04/1b" {
+			t.Errorf("forwarded %q", got)
+		}
+		sanitizing()
+		s.close()
+	})
+}
+
 // COMPARE AND WRITE and a copy of the same blocks keep apart, whichever comes
 // first, and other blocks are not held up.
 func TestCopyAndCompareAndWrite(t *testing.T) {
@@ -319,4 +346,74 @@ func TestManyCopies(t *testing.T) {
 		h.expect("", h.copy(copyList(99, nil, nil)), "good")
 		r.close()
 	})
+}
+
+// Copies and tokens among units while everything is aborted, reset and closed:
+// each task ends once, and nothing is left.
+func TestCopiesAndEverythingElse(t *testing.T) {
+	for _, prompt := range []bool{false, true} {
+		a, b := newGatedStore(64<<10), newGatedStore(64<<10)
+		a.prompt, b.prompt = prompt, prompt
+		r := newCopyRig(t, a, b)
+		var all []*host
+		for id := range 4 {
+			all = append(all, r.login(string(rune('a'+id))))
+		}
+		var wg sync.WaitGroup
+		for id, h := range all {
+			hosts := []*host{h, h.on(1)}
+			wg.Go(func() {
+				rnd := rand.New(rand.NewPCG(2, uint64(id)))
+				var ps []*pending
+				token := zeroToken()
+				for range 300 {
+					h := hosts[rnd.IntN(2)]
+					lba, n := rnd.Uint64N(100), rnd.IntN(20)
+					cdb, out := read10(uint32(lba), 2), []byte(nil)
+					switch rnd.IntN(10) {
+					case 0, 1, 2:
+						out = copyList(byte(rnd.IntN(8)), [][]byte{cscdNAA(0, 512), cscdNAA(1, 512)}, [][]byte{
+							b2b(rnd.IntN(2), rnd.IntN(2), uint16(n), lba, rnd.Uint64N(100)),
+							b2bOffset(rnd.IntN(2), rnd.IntN(2), uint32(n*300), rnd.Uint64N(100), lba, 7, 9),
+						})
+						cdb = copyOut(0x00, 0, len(out))
+					case 3:
+						out = populateList(0, ranges(lba, uint64(n)))
+						cdb = copyOut(0x10, uint32(rnd.IntN(8)), len(out))
+					case 4:
+						out = useList(token, 0, ranges(lba, uint64(n)))
+						cdb = copyOut(0x11, uint32(rnd.IntN(8)), len(out))
+					case 5:
+						cdb = copyIn([]byte{0, 4, 5, 7, 7, 7}[rnd.IntN(6)], uint32(rnd.IntN(8)), 4096)
+						p := h.do(cdb)
+						if p.outcome() == "good" && cdb[1] == 7 {
+							if k := tokenOf(p.In); k != nil {
+								token = bytes.Clone(k)
+							}
+						}
+						continue
+					case 6:
+						cdb = copyOut(0x1c, uint32(rnd.IntN(8)), 0)
+					case 7:
+						cdb, out = write10(uint32(lba), 2), bytes.Repeat(block(byte(id)), 2)
+					case 8:
+						f := []scsi.TMF{scsi.AbortTask, scsi.AbortTaskSet, scsi.ClearTaskSet, scsi.LUNReset, scsi.NexusReset}[rnd.IntN(5)]
+						h.nx.Manage(f, h.lun, h.tag-uint64(rnd.IntN(3)), func(scsi.TMFResult) {})
+						continue
+					case 9:
+						cdb, out = cawCDB(0, lba, 1), append(block(byte(id)), block(byte(id+1))...)
+					}
+					ps = append(ps, h.start([]scsi.Attr{scsi.Simple, scsi.Simple, scsi.Ordered, scsi.HeadOfQueue}[rnd.IntN(4)], cdb, out))
+				}
+				if id%2 == 0 {
+					hosts[0].nx.Detach(nil)
+				}
+				for _, p := range ps {
+					<-p.done
+				}
+			})
+		}
+		wg.Wait()
+		r.close()
+	}
 }

@@ -43,15 +43,30 @@ func TestExtendedCopyBetweenUnits(t *testing.T) {
 	}
 }
 
+// A designator that two units have names neither of them, except for the unit that
+// has the command.
+func TestExtendedCopyAmbiguousDesignator(t *testing.T) {
+	r := newCopyRig(t, filledDisk(0, 64<<10, 0), filledDisk(1, 64<<10, 0))
+	r.add(filledDisk(2, 64<<10, 0), func(c *scsi.UnitConfig) { c.NAA = [16]byte(naaOf(1)) })
+	defer r.close()
+	h := r.login("a")
+	list := copyList(1, [][]byte{cscdNAA(1, 512)}, [][]byte{b2b(0, ownUnit, 1, 0, 9)})
+	h.expect("on another unit", h.copy(list), "a/0d/02")
+	h.expect("on one of the two", h.on(2).copy(list), "good")
+	if b := h.on(2).good(read10(9, 1)); !bytes.Equal(b, pattern(2, 512)) {
+		t.Error("copied from the other one")
+	}
+}
+
 // A copy whose source and destination overlap gives what the source held before.
 func TestExtendedCopyOverlapping(t *testing.T) {
-	const size = 8 << 20 // several pieces
+	const size = 3 << 20 // several pieces
 	for _, caps := range []backing.Caps{0, backing.CapsAll} {
-		for _, c := range [][2]uint64{{0, 1}, {1, 0}, {0, 2048}, {2049, 1}, {5, 5}} {
+		for _, c := range [][2]uint64{{0, 1}, {1, 0}, {0, 1024}, {1025, 1}, {5, 5}} {
 			m := filledDisk(1, size, caps)
 			r := newCopyRig(t, m)
 			want := m.contents()
-			const n = 10000
+			const n = 5000
 			copy(want[c[1]*512:][:n*512], bytes.Clone(want[c[0]*512:][:n*512]))
 			h := r.login("a")
 			h.expect("", h.copy(copyList(1, nil, [][]byte{b2b(ownUnit, ownUnit, n, c[0], c[1])})), "good")
