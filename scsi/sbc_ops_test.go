@@ -244,9 +244,11 @@ func TestSBCExclusiveRanges(t *testing.T) {
 				t.Fatalf("task %d was done first", got.Tag)
 			}
 			leave()
-			for _, want := range []uint64{1, 2} {
-				if got := <-done; got.Tag != want || got.Status != scsi.Good {
-					t.Errorf("task %d with status %#x, want task %d", got.Tag, got.Status, want)
+			// The blocks are free before the status is under way, so the two
+			// answers may cross; the data below say who wrote last.
+			for range 2 {
+				if got := <-done; got.Status != scsi.Good {
+					t.Errorf("task %d with status %#x", got.Tag, got.Status)
 				}
 			}
 			if !bytes.Equal(d.data[10*512:][:512], make([]byte, 512)) {
@@ -256,7 +258,6 @@ func TestSBCExclusiveRanges(t *testing.T) {
 	}
 }
 
-// gives zeroes, by whatever means it has.
 // TestSBCAbortStopsLongCommands: an aborted command ends at its next piece.
 func TestSBCAbortStopsLongCommands(t *testing.T) {
 	for name, tc := range map[string]struct {
