@@ -49,9 +49,11 @@ func TestBadStreams(t *testing.T) {
 			if tc.digests {
 				cfg.HeaderDigests = []string{"CRC32C"}
 			}
+			logins := r.logs.count("logged in")
 			if err := c.Login(cfg); err != nil {
 				t.Fatal(err)
 			}
+			r.logs.wait(t, logins+1, "logged in")
 			lines, closed := r.logs.count(""), r.logs.count("connection closed", "protocol error")
 			tc.send(c)
 			wantClosed(t, c.Conn())
