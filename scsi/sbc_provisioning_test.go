@@ -313,3 +313,23 @@ func TestSBCGetLBAStatus(t *testing.T) {
 		r.bad("GET LBA STATUS", r.do(c, nil), oor)
 	}
 }
+
+// A store that was opened read-only looks as thin as it would otherwise, and
+// UNMAP is refused for the write protection and not as unknown.
+func TestSBCThinAndReadOnly(t *testing.T) {
+	r := newSBCRig(t, newMemDisk(diskBlocks*512, 0), func(c *scsi.UnitConfig) {
+		c.Store = readOnlyDisk{newMemDisk(diskBlocks*512, backing.CapsAll&^backing.CapsModify)}
+	})
+	if b := r.good("READ CAPACITY(16)", r.do([]byte{0: 0x9e, 1: 0x10, 13: 32, 15: 0}, nil)).in; b[14]&0x80 == 0 {
+		t.Errorf("LBPME is not set: % x", b)
+	}
+	p := unmapParams([2]uint64{0, 1})
+	r.bad("UNMAP", r.do(unmapCDB(len(p)), p), sense.WriteProtected())
+	r.bad("WRITE SAME", r.do(cdbOf(0x93, 0x08, 0, 1), make([]byte, 512)), sense.WriteProtected())
+	r.bad("BLOCK ERASE", r.do(sanitizeCDB(saBlockErase, 0), nil), sense.WriteProtected())
+}
+
+// readOnlyDisk is a memDisk that was opened read-only.
+type readOnlyDisk struct{ *memDisk }
+
+func (readOnlyDisk) Info() backing.Info { return backing.Info{ReadOnly: true} }

@@ -313,8 +313,13 @@ func (u *Unit) BlockSize() int { return 1 << u.blockShift }
 // writeCache: GOOD may come before the data is durable (WCE).
 func (u *Unit) writeCache() bool { return u.flags.Load()&unitWCE != 0 }
 
-// thin: logical block provisioning management is offered (LBPME).
-func (u *Unit) thin() bool { return u.caps.discarder != nil && u.cfg.Load().Thin != 0 }
+// thin: logical block provisioning management is offered (LBPME). A store that
+// cannot be written but knows its holes counts as well, so that a disk looks the
+// same whether it is protected or not: the commands are there, and refused as
+// all that write.
+func (u *Unit) thin() bool {
+	return (u.caps.discarder != nil || u.info.ReadOnly && u.caps.extenter != nil) && u.cfg.Load().Thin != 0
+}
 
 // Config is the configuration as it is now; Offline and ReadOnly follow the setters.
 func (u *Unit) Config() UnitConfig { return *u.cfg.Load() }
