@@ -1,7 +1,8 @@
 // Package cli is the blockgate command tree. It writes what was asked for to
 // stdout and everything else to stderr; an error names the object, the reason
 // and the next step, and has a stable code and an exit status: 2 usage, 3 not
-// found, 4 conflict, 5 daemon unreachable, 6 refused, 1 anything else.
+// found, 4 conflict, 5 daemon unreachable, 6 refused, 1 anything else; and 8, which
+// is no error, when differences were asked for and there are some.
 package cli
 
 import (
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"blockgate/internal/api/client"
 	"blockgate/internal/state"
@@ -58,6 +60,7 @@ func Main(ctx context.Context, env Env) int {
 const (
 	groupServe   = "serve"
 	groupManage  = "manage"
+	groupDeclare = "declare"
 	groupInspect = "inspect"
 	groupOther   = "other"
 )
@@ -97,6 +100,7 @@ portals (addresses); whatever a command changes is kept at once.`,
 	}
 	root.AddGroup(
 		&cobra.Group{ID: groupServe, Title: "Serve:"}, &cobra.Group{ID: groupManage, Title: "Manage:"},
+		&cobra.Group{ID: groupDeclare, Title: "Declare:"},
 		&cobra.Group{ID: groupInspect, Title: "Inspect:"}, &cobra.Group{ID: groupOther, Title: "Other:"})
 	f := root.PersistentFlags()
 	f.SortFlags = false
@@ -106,6 +110,7 @@ portals (addresses); whatever a command changes is kept at once.`,
 	root.SetHelpCommandGroupID(groupOther)
 	a.add(root, groupServe, a.serveCommand(), a.daemonCommand())
 	a.add(root, groupManage, a.volumeCommand(), a.targetCommand(), a.lunCommand(), a.portalCommand(), a.initiatorCommand(), a.accountCommand())
+	a.add(root, groupDeclare, a.applyCommand(), a.diffCommand(), a.exportCommand(), a.historyCommand(), a.rollbackCommand())
 	a.add(root, groupInspect, a.statusCommand(), a.sessionCommand(), a.engineCommand(), a.selftestCommand(), a.benchCommand(), a.lsCommand())
 	a.add(root, groupOther, a.versionCommand(), a.completionCommand())
 	for name, run := range a.Personalities {
@@ -215,8 +220,28 @@ func (a *app) call(f func(ctx context.Context, c *client.Client, args []string) 
 		defer cancel()
 		c := a.client()
 		defer c.Close()
+		c.Command = described(cmd, args)
 		return f(ctx, c, args)
 	}
+}
+
+// described is the command line as the history has it. No flag of these commands
+// holds a secret.
+func described(cmd *cobra.Command, args []string) string {
+	s := cmd.CommandPath()
+	for _, arg := range args {
+		s += " " + arg
+	}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name == "socket" || f.Name == "output" {
+			return
+		}
+		s += " --" + f.Name
+		if f.Value.Type() != "bool" {
+			s += "=" + strings.Trim(f.Value.String(), "[]")
+		}
+	})
+	return s
 }
 
 func (a *app) client() *client.Client {

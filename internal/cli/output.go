@@ -7,7 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml"
+	"blockgate/internal/declare"
 )
 
 // table is rows of cells under a head; print aligns them with spaces.
@@ -53,11 +53,7 @@ func (a *app) answer(v any, t func() *table) error {
 		enc.SetEscapeHTML(false)
 		return enc.Encode(v)
 	case "yaml":
-		raw, err := json.Marshal(v)
-		if err != nil {
-			return err
-		}
-		out, err := yaml.JSONToYAML(raw)
+		out, err := declare.MarshalYAML(v)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -39,6 +40,7 @@ func TestMain(m *testing.M) {
 //	status N PROGRAM ARGS…   runs a program and wants the exit status N
 //	ready                    waits until a daemon says that it is ready
 //	urls FILE                sets $URL0, $URL1… and $PORTAL from what serve printed
+//	subst FILE…              puts the environment's values for $NAME into files
 //	same WORD FILE FILE      wants the same line with WORD in both files
 func TestScripts(t *testing.T) {
 	type ready struct{}
@@ -83,6 +85,10 @@ func TestScripts(t *testing.T) {
 			},
 			"ready": func(ts *testscript.TestScript, neg bool, args []string) {
 				c := ts.Value(ready{}).(*net.UnixConn)
+				// A daemon that did not start says nothing.
+				if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+					ts.Fatalf("%v", err)
+				}
 				for buf := make([]byte, 128); ; {
 					n, err := c.Read(buf)
 					if err != nil {
@@ -91,6 +97,12 @@ func TestScripts(t *testing.T) {
 					if string(buf[:n]) == "READY=1" {
 						return
 					}
+				}
+			},
+			"subst": func(ts *testscript.TestScript, neg bool, args []string) {
+				for _, name := range args {
+					text := os.Expand(ts.ReadFile(name), ts.Getenv)
+					ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o644))
 				}
 			},
 			"same": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -117,8 +129,9 @@ func TestScripts(t *testing.T) {
 func TestHelp(t *testing.T) {
 	pages := [][]string{{}}
 	for _, p := range strings.Split("serve,daemon,volume,volume create,volume list,volume show,volume resize,volume retry,volume delete,"+
-		"target,target create,target list,target show,target set,target delete,lun,lun add,lun remove,lun list,portal,portal add,portal remove,portal list,"+
+		"target,target create,target list,target show,target set,target delete,target group,target group list,target group set,lun,lun add,lun remove,lun list,portal,portal add,portal remove,portal list,"+
 		"initiator,initiator allow,initiator deny,initiator list,account,account create,account list,account delete,"+
+		"apply,diff,export,history,rollback,"+
 		"session,session list,session close,engine,engine list,status,selftest,bench,ls,version,completion", ",") {
 		pages = append(pages, strings.Fields(p))
 	}

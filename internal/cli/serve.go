@@ -112,6 +112,7 @@ func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error 
 	if err := s.apply(ctx, d); err != nil {
 		return err
 	}
+	a.warnings(s.warnings)
 	out := a.Stdout
 	if len(o.command) > 0 {
 		out = a.Stderr // stdout is the command's
@@ -144,6 +145,8 @@ type setup struct {
 	portals []state.Portal
 	account *state.Account
 	served  []v1.Target
+
+	warnings []string
 }
 
 func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
@@ -318,9 +321,11 @@ func (s *setup) apply(ctx context.Context, d *daemon.Daemon) error {
 		ops = append(ops, state.Op{Verb: state.Put, Kind: state.KindTarget, Target: &t})
 	}
 	if len(ops) > 0 {
-		if _, err := d.Apply(ctx, ops); err != nil {
+		done, err := d.Apply(ctx, ops)
+		if err != nil {
 			return err
 		}
+		s.warnings = done.Warnings
 	}
 	for _, t := range d.Targets(ctx) {
 		if s.target == "" || t.Name == s.target {

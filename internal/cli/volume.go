@@ -55,6 +55,8 @@ is made, sparse; what exists is never cut or overwritten.`,
 			if err != nil {
 				return err
 			}
+			a.warnings(got.Warnings)
+			got.Warnings = nil
 			return a.volumes(got)
 		}),
 	}
