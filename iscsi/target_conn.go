@@ -59,6 +59,7 @@ type TargetConn struct {
 	mu      sync.Mutex
 	tasks   map[uint32]*command // by Initiator Task Tag, while the initiator may refer to them
 	early   map[uint32]*heldPDU // held commands whose unsolicited data may come, by task tag
+	nlate   int                 // Data-Out PDUs kept for them
 	free    *command
 	nfree   int
 	outq    []outItem

@@ -35,6 +35,10 @@ type lateData struct {
 // 512 bytes, the least there are, it is more than the default FirstBurstLength.
 const maxLate = 1024
 
+// maxLateConn bounds them for all held commands of a connection: no budget counts
+// those without data.
+const maxLateConn = 16 << 10
+
 // hold keeps a PDU until its turn. data is copied unless it lies in stage, which
 // hold takes over. The session's order is locked.
 func (c *TargetConn) hold(h *BHS, ahs, data []byte, stage *bufpool.Buf, noMemory bool) {
@@ -79,9 +83,10 @@ func (c *TargetConn) keepLate(h *BHS, data []byte, stage *bufpool.Buf, bad bool)
 	if p == nil {
 		return false, nil
 	}
-	if len(p.late) >= maxLate {
-		return false, protocolErrorf("%d Data-Out PDUs for one command", len(p.late))
+	if len(p.late) >= maxLate || c.nlate >= maxLateConn {
+		return false, protocolErrorf("%d Data-Out PDUs for a command that is out of order", len(p.late))
 	}
+	c.nlate++
 	if stage == nil && len(data) > 0 {
 		if stage = c.takeStage(len(data)); stage != nil {
 			copy(stage.B, data)
@@ -114,6 +119,7 @@ func (c *TargetConn) runHeld(p *heldPDU) {
 		}
 		d := p.late[0]
 		p.late = p.late[1:]
+		c.nlate--
 		c.mu.Unlock()
 		cmd, dst := c.dataOutTarget(&d.bhs)
 		if cmd != nil {
@@ -136,6 +142,7 @@ func (c *TargetConn) dropHeld(p *heldPDU) {
 	c.forgetEarly(p)
 	late := p.late
 	p.late = nil
+	c.nlate -= len(late)
 	c.mu.Unlock()
 	c.putStage(p.stage)
 	for i := range late {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,9 @@ type conn struct {
 	nc    net.Conn
 	raw   syscall.RawConn // nil for transports that have none
 	group uint16
+
+	inLogin    *list.Element // in srv.logins during the login; srv.mu
+	crowdedOut bool          // a newer connection took the place; srv.mu
 
 	loggedIn atomic.Bool
 	tc       *iscsi.TargetConn
@@ -91,9 +95,9 @@ func (c *conn) run() {
 	defer c.srv.forget(c)
 	defer c.nc.Close()
 	err := c.login()
-	c.srv.nlogins.Add(-1)
+	crowdedOut := c.srv.endLogin(c)
 	if err != nil {
-		if !errors.Is(err, io.EOF) || c.w > 0 {
+		if !crowdedOut && (!errors.Is(err, io.EOF) || c.w > 0) {
 			c.srv.log.Warn("iscsi: login failed", "from", c.nc.RemoteAddr(), "reason", c.why(err))
 		}
 		c.freeInput()

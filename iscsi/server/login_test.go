@@ -126,53 +126,54 @@ func TestConnectionsOverTheLimit(t *testing.T) {
 			nc.Close()
 		}
 	}()
-	for i := range flood {
+	for range flood {
 		nc, err := net.Dial("tcp", r.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if i < limit-1 {
-			open = append(open, nc) // takes a place and keeps it
-			continue
-		}
+		open = append(open, nc)
+	}
+	// All but the newest are closed, the session is not, and who means it gets in.
+	for i, nc := range open[:flood-limit] {
 		nc.SetDeadline(time.Now().Add(patience))
 		if _, err := nc.Read(make([]byte, 1)); err == nil {
-			t.Fatal("an answer beyond the limit")
+			t.Fatal("an answer to nothing")
 		} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
 			t.Fatalf("connection %d is left open", i)
 		}
-		nc.Close()
 	}
 	checkIO(t, s, 0, 0)
-	if n := r.logs.count("connection refused"); n == 0 || n > flood/20 {
-		t.Errorf("%d log lines for %d refused connections", n, flood)
+	second, err := initiator.Dial(limited(t), r.config("second"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, nc := range open {
-		nc.Close()
+	checkIO(t, second, 0, 8)
+	second.Close()
+	if n := r.logs.count("too many connections"); n == 0 || n > flood/20 {
+		t.Errorf("%d log lines for %d connections", n, flood)
 	}
-	// The places are free again, once the server has seen that.
-	open = nil
-	for end := time.Now().Add(patience); ; {
-		s, err := initiator.Dial(limited(t), r.config("second"))
-		if err == nil {
-			s.Close()
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
+	if n := r.logs.count("login failed"); n != 0 {
+		t.Errorf("%d more lines", n)
 	}
 }
 
 func TestUnfinishedLoginsHaveALimitOfTheirOwn(t *testing.T) {
 	r := serve(t, options{cfg: func(c *server.Config) { c.MaxLogins = 1 }})
-	nc := r.raw().Conn()
-	// The second is refused while the first does nothing.
-	second := r.raw().Conn()
-	if _, err := second.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && err == nil {
-		t.Fatal("two unfinished logins where one is allowed")
+	first := r.raw().Conn()
+	second := r.raw()
+	wantClosed(t, first)
+	if err := second.Login(r.config("second")); err != nil {
+		t.Fatalf("the newer of two logins: %v", err)
 	}
-	nc.Close()
+}
+
+// TestSessionsKeepTheirPlaces: without a login that could give way, the newest
+// connection is the one that goes.
+func TestSessionsKeepTheirPlaces(t *testing.T) {
+	r := serve(t, options{cfg: func(c *server.Config) { c.MaxConnections = 1 }})
+	s := r.dial("first")
+	wantClosed(t, r.raw().Conn())
+	checkIO(t, s, 0, 0)
 }
 
 func TestThousandsOfLogins(t *testing.T) {

@@ -4,6 +4,7 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,8 @@ type Config struct {
 	// to it for so long.
 	StallTimeout time.Duration
 	// MaxConnections and MaxLogins bound the open connections, and those of them
-	// whose login is not finished.
+	// whose login is not finished. At either limit the oldest unfinished login
+	// gives way to a new connection; if there is none, the new one is closed.
 	MaxConnections, MaxLogins int
 	// Congestion names the TCP congestion control of accepted connections; "-"
 	// leaves the system's. One that the kernel does not have is ignored.
@@ -55,11 +57,10 @@ type Server struct {
 	budget *iscsi.Budget
 	table  table
 
-	nlogins atomic.Int64 // connections in the login phase
-
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
+	logins    list.List // of *conn: those in the login phase, the oldest first
 	closed    bool
 	idle      sync.Cond // a connection ended
 	tickStop  chan struct{}
@@ -150,29 +151,53 @@ func (s *Server) Serve(ln net.Listener, group uint16) error {
 
 func (s *Server) accept(nc net.Conn, group uint16) {
 	c := newConn(s, nc, group)
+	var reason string // why one connection has to go
+	loser := c
 	s.mu.Lock()
-	reason := ""
-	switch {
+	switch n := s.logins.Len(); {
 	case s.closed:
 		reason = "the server is stopping"
-	case len(s.conns) >= s.cfg.MaxConnections:
+	case len(s.conns) >= s.cfg.MaxConnections && n == 0:
 		reason = fmt.Sprintf("%d connections are open", len(s.conns))
-	case s.nlogins.Load() >= int64(s.cfg.MaxLogins):
-		reason = fmt.Sprintf("%d logins are not finished", s.nlogins.Load())
-	default:
+	case len(s.conns) >= s.cfg.MaxConnections || n >= s.cfg.MaxLogins:
+		// The oldest gives way: an initiator logs in within milliseconds, and
+		// peers that say nothing must not keep it out until they time out.
+		reason = fmt.Sprintf("%d connections are open and %d logins are not finished", len(s.conns), n)
+		loser = s.logins.Front().Value.(*conn)
+		s.endLoginLocked(loser)
+		loser.crowdedOut = true
+	}
+	if loser != c || reason == "" {
 		s.conns[c] = struct{}{}
-		s.nlogins.Add(1)
+		c.inLogin = s.logins.PushBack(c)
 	}
 	s.mu.Unlock()
 	if reason != "" {
 		// One line a second at most: this is what a flood looks like.
 		if now, last := time.Now().UnixNano(), s.lastFull.Load(); now-last > int64(time.Second) && s.lastFull.CompareAndSwap(last, now) {
-			s.log.Warn("iscsi: connection refused", "from", nc.RemoteAddr(), "reason", reason)
+			s.log.Warn("iscsi: too many connections, one is closed", "from", loser.nc.RemoteAddr(), "reason", reason)
 		}
-		nc.Close()
-		return
+		loser.Abort(reason)
 	}
-	go c.run()
+	if loser != c || reason == "" {
+		go c.run()
+	}
+}
+
+// endLogin says that c has left the login phase; it reports whether c had to
+// give way to a newer connection before that.
+func (s *Server) endLogin(c *conn) (crowdedOut bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLoginLocked(c)
+	return c.crowdedOut
+}
+
+func (s *Server) endLoginLocked(c *conn) {
+	if c.inLogin != nil {
+		s.logins.Remove(c.inLogin)
+		c.inLogin = nil
+	}
 }
 
 func (s *Server) forget(c *conn) {
