@@ -54,7 +54,7 @@ func vpdThirdPartyCopy(t *Task, b []byte) []byte {
 	be.PutUint16(f[2:], 44)
 	be.PutUint64(f[8:], maxTokenBytes)
 	be.PutUint64(f[16:], optimalTokenBytes)
-	be.PutUint64(f[24:], 1<<64-1)
+	be.PutUint64(f[24:], maxTokenBytes)
 	be.PutUint64(f[32:], optimalTokenBytes)
 	b = copyDescriptor(b, 0x0106, d)
 

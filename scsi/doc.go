@@ -29,5 +29,6 @@
 //	modepages.go, mode*.go           mode parameters               SPC-4 §7.5, SBC-3 §6.4
 //	spc.go, rsoc.go, logsense.go     other primary commands        SPC-4 §6
 //	alua.go                          target port groups            SPC-4 §5.15
+//	copy*.go                         third-party copy, ROD tokens  SPC-4 §5.17, SBC-4 §5.12, §5.59
 //	sbc*.go                          block commands                SBC-3 §5
 package scsi
