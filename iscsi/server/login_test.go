@@ -3,7 +3,6 @@ package server_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -171,7 +170,7 @@ func TestUnfinishedLoginsHaveALimitOfTheirOwn(t *testing.T) {
 // connection is the one that goes.
 func TestSessionsKeepTheirPlaces(t *testing.T) {
 	r := serve(t, options{cfg: func(c *server.Config) { c.MaxConnections = 1 }})
-	s := r.dial("first")
+	s := r.dial("first", nil)
 	wantClosed(t, r.raw().Conn())
 	checkIO(t, s, 0, 0)
 }
