@@ -166,6 +166,14 @@ func (g *Gateway) RemoveTarget(_ context.Context, name string) error {
 
 // MapLUN makes a volume a LUN of a target; initiators with a session are told.
 func (g *Gateway) MapLUN(name string, lun uint64, volumeName string) error {
+	if err := g.mapLUN(name, lun, volumeName); err != nil {
+		return err
+	}
+	g.announceLUNs(name)
+	return nil
+}
+
+func (g *Gateway) mapLUN(name string, lun uint64, volumeName string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	t, v := g.targets[name], g.volumes[volumeName]
@@ -186,8 +194,16 @@ func (g *Gateway) MapLUN(name string, lun uint64, volumeName string) error {
 }
 
 // UnmapLUN takes a LUN away; the volume stays, and so do the commands that are
-// running: they end by themselves.
+// running: they end by themselves. Initiators with a session are told.
 func (g *Gateway) UnmapLUN(name string, lun uint64) error {
+	if err := g.unmapLUN(name, lun); err != nil {
+		return err
+	}
+	g.announceLUNs(name)
+	return nil
+}
+
+func (g *Gateway) unmapLUN(name string, lun uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	t := g.targets[name]

@@ -439,7 +439,11 @@ func (g *Gateway) sized(ctx context.Context, name string, f func(context.Context
 		if err != nil {
 			return fmt.Errorf("volume %q: %w", name, err)
 		}
+		before := cur.unit.Blocks()
 		cur.unit.Resized()
+		if cur.unit.Blocks() != before {
+			g.announceSize(name)
+		}
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("volume %q: the store does not answer: %w", name, ctx.Err())
