@@ -6,6 +6,7 @@ import (
 	"blockgate/backing/file"
 	"blockgate/backing/null"
 	"blockgate/backing/ram"
+	"blockgate/backing/sheepdog"
 )
 
 // Default makes a registry with every engine of this repository. Each call
@@ -15,5 +16,6 @@ func Default() *backing.Registry {
 	r.Register("file", file.Open)
 	r.Register("null", null.Open)
 	r.Register("ram", ram.Open)
+	r.Register("sheepdog", sheepdog.Open)
 	return r
 }

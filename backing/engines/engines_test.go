@@ -13,7 +13,7 @@ import (
 
 func TestDefault(t *testing.T) {
 	r := engines.Default()
-	if got, want := r.Schemes(), []string{"file", "null", "ram"}; !slices.Equal(got, want) {
+	if got, want := r.Schemes(), []string{"file", "null", "ram", "sheepdog"}; !slices.Equal(got, want) {
 		t.Errorf("schemes = %v, want %v", got, want)
 	}
 	path := filepath.Join(t.TempDir(), "disk.img")

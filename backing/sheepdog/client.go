@@ -1,0 +1,330 @@
+package sheepdog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockgate/backing"
+	"blockgate/backing/sheepdog/internal/wire"
+)
+
+// Config is how a store talks to its sheep. The zero Config has the defaults.
+type Config struct {
+	// Conns is the number of connections to the gateway; 0: 2. More than one
+	// keeps a large payload from holding up the small ones behind it.
+	Conns int
+	// AnswerTimeout is how long a sheep may take for an answer before its
+	// connection is given up; 0: 15 s. It is longer than the cluster needs to do
+	// without a lost node.
+	AnswerTimeout time.Duration
+	// Settle is how long what was sent on a lost connection may still be carried
+	// out; a write that had to be sent again is not acknowledged before. 0: 1 s.
+	Settle time.Duration
+	// Backoff is the first pause between attempts; it grows 32-fold. 0: 10 ms.
+	Backoff time.Duration
+	// Poll is how often an owner looks whether another gateway wants the VDI, and
+	// a waiting gateway whether it has it; 0: 500 ms. Shared VDIs only.
+	Poll time.Duration
+	// Hold is how long an owner keeps a shared VDI at least; 0: 5 s.
+	Hold time.Duration
+	// Dial connects to a gateway; nil: a net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+func (c Config) withDefaults() Config {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	if c.Conns == 0 {
+		c.Conns = 2
+	}
+	set(&c.AnswerTimeout, 15*time.Second)
+	set(&c.Settle, time.Second)
+	set(&c.Backoff, 10*time.Millisecond)
+	set(&c.Poll, 500*time.Millisecond)
+	set(&c.Hold, 5*time.Second)
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+	return c
+}
+
+// client is the pool of connections to one of several gateways.
+type client struct {
+	cfg      Config
+	gateways []Gateway
+	timeout  time.Duration // of a request over all its attempts
+
+	// attach runs on a new connection before anything else is sent on it, if it
+	// is the only one: to another gateway than before, or after all were lost.
+	attach func(ctx context.Context, c *conn) error
+
+	conns []atomic.Pointer[conn]
+	turn  atomic.Uint32
+
+	dialing  chan struct{} // one element: who dials
+	gateway  int           // guarded by dialing, as are these
+	attached int           // the gateway that attach has run for; -1: none
+
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newClient(cfg Config, gateways []Gateway, timeout time.Duration) *client {
+	c := &client{
+		cfg: cfg, gateways: gateways, timeout: timeout, conns: make([]atomic.Pointer[conn], cfg.Conns),
+		dialing: make(chan struct{}, 1), attached: -1, closed: make(chan struct{}),
+	}
+	return c
+}
+
+// close ends all connections; requests fail with backing.ErrClosed.
+func (c *client) close() {
+	c.once.Do(func() { close(c.closed) })
+	c.dialing <- struct{}{}
+	for i := range c.conns {
+		if k := c.conns[i].Swap(nil); k != nil {
+			k.close()
+		}
+	}
+	<-c.dialing
+}
+
+func (c *client) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// conn is a connection that was alive a moment ago.
+func (c *client) conn(ctx context.Context) (*conn, error) {
+	i := int(c.turn.Add(1)) % len(c.conns)
+	if k := c.conns[i].Load(); k != nil && k.alive() {
+		return k, nil
+	}
+	select {
+	case c.dialing <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-c.closed:
+		return nil, backing.ErrClosed
+	}
+	defer func() { <-c.dialing }()
+	if c.isClosed() {
+		return nil, backing.ErrClosed
+	}
+	if k := c.conns[i].Load(); k != nil {
+		if k.alive() {
+			return k, nil
+		}
+		k.close()
+		c.conns[i].Store(nil)
+	}
+	k, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.conns[i].Store(k)
+	return k, nil
+}
+
+// errFinal wraps what trying again does not mend.
+type errFinal struct{ error }
+
+func (e errFinal) Unwrap() error { return e.error }
+
+// dial connects to the gateway, or to the next one that answers. dialing is held.
+func (c *client) dial(ctx context.Context) (*conn, error) {
+	var last error
+	for range c.gateways {
+		g := c.gateways[c.gateway]
+		dctx, cancel := context.WithTimeout(ctx, min(c.cfg.AnswerTimeout, 5*time.Second))
+		nc, err := c.cfg.Dial(dctx, g.Network, g.Address)
+		cancel()
+		if err == nil {
+			k := newConn(nc, c.gateway, c.cfg.AnswerTimeout)
+			if c.attach == nil || c.attached == c.gateway && c.connected() {
+				return k, nil
+			}
+			// The others of the pool are on the gateway before: end them, so that
+			// all go through one sheep, which is the one that has the lock.
+			c.hangUp(k)
+			if err = c.attach(ctx, k); err == nil {
+				c.attached = c.gateway
+				return k, nil
+			}
+			k.close()
+			if final := (errFinal{}); errors.As(err, &final) {
+				return nil, err
+			}
+		}
+		last = fmt.Errorf("gateway %s: %w", g, err)
+		if ctx.Err() != nil {
+			break
+		}
+		c.gateway = (c.gateway + 1) % len(c.gateways)
+	}
+	return nil, last
+}
+
+func (c *client) connected() bool {
+	for i := range c.conns {
+		if k := c.conns[i].Load(); k != nil && k.alive() {
+			return true
+		}
+	}
+	return false
+}
+
+// hangUp ends every connection but one. dialing is held.
+func (c *client) hangUp(but *conn) {
+	for i := range c.conns {
+		if k := c.conns[i].Load(); k != nil && k != but {
+			k.close()
+			c.conns[i].Store(nil)
+		}
+	}
+}
+
+// leaveGateway gives up the gateway of a connection, which said that it is of no
+// more use, for the next one.
+func (c *client) leaveGateway(ctx context.Context, k *conn) {
+	select {
+	case c.dialing <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	if c.gateway == k.gateway && len(c.gateways) > 1 {
+		c.gateway = (c.gateway + 1) % len(c.gateways)
+		c.hangUp(nil)
+	}
+	<-c.dialing
+}
+
+// effort says how a request is tried.
+type effort struct {
+	patient bool // the answer may take minutes
+	once    bool // a lost connection is an error: errLost
+}
+
+// do sends a request until it is answered for good. out is the payload to send,
+// in takes the one of the answer; n says how much came.
+//
+// A request that changes something and whose connection was lost is sent again,
+// so it must do no harm twice; see Config.Settle for what else is done about it.
+// Nothing of out or in is touched after do has returned.
+func (c *client) do(ctx context.Context, req *wire.Request, out, in []byte, e effort) (resp wire.Response, n int, err error) {
+	x := calls.Get().(*call)
+	x.req, x.out, x.in, x.patience = *req, out, in, ticks
+	if e.patient {
+		x.patience = 40 * ticks
+	}
+	err = c.attempt(ctx, x)
+	if err != nil || x.resp.Result.Temporary() {
+		err = c.insist(ctx, x, err, e)
+	}
+	resp, n = x.resp, x.n
+	x.out, x.in, x.err = nil, nil, nil
+	calls.Put(x)
+	if err == nil && resp.Result != wire.Success {
+		err = resp.Result
+	}
+	return resp, n, err
+}
+
+// unsent wraps the reason why a request was not sent.
+type unsent struct{ error }
+
+func (e unsent) Unwrap() error { return e.error }
+
+func (c *client) attempt(ctx context.Context, x *call) error {
+	if err := ctx.Err(); err != nil {
+		return unsent{context.Cause(ctx)}
+	}
+	k, err := c.conn(ctx)
+	if err != nil {
+		return unsent{err}
+	}
+	if err := k.do(x); err != nil {
+		return err
+	}
+	if r := x.resp.Result; r == wire.Killed || r == wire.Shutdown {
+		c.leaveGateway(ctx, k)
+	}
+	return nil
+}
+
+// insist is do after the first attempt did not succeed.
+func (c *client) insist(ctx context.Context, x *call, err error, e effort) error {
+	changes := x.req.Flags&wire.FlagWrite != 0 || x.req.Op == wire.OpDiscard || x.req.Op == wire.OpReleaseVDI
+	begin := time.Now()
+	var lost time.Time
+	pause := c.cfg.Backoff
+	for {
+		if err != nil {
+			if _, no := errors.AsType[unsent](err); !no {
+				lost = time.Now()
+				if e.once {
+					c.settle(lost)
+					return err
+				}
+			}
+		}
+		switch final := (errFinal{}); {
+		case err == nil && !x.resp.Result.Temporary():
+			if changes && !lost.IsZero() {
+				c.settle(lost)
+			}
+			return nil
+		case c.isClosed():
+			err = backing.ErrClosed
+		case ctx.Err() != nil:
+			err = context.Cause(ctx)
+		case errors.As(err, &final):
+			err = final.error
+		case time.Since(begin) >= c.timeout:
+			if err == nil {
+				err = x.resp.Result
+			}
+			err = fmt.Errorf("sheepdog: no success within %v: %w", c.timeout, err)
+		default:
+			t := time.NewTimer(pause)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+			case <-c.closed:
+			}
+			t.Stop()
+			pause = min(2*pause, 32*c.cfg.Backoff)
+			err = c.attempt(ctx, x)
+			continue
+		}
+		if changes && !lost.IsZero() {
+			c.settle(lost)
+		}
+		return err
+	}
+}
+
+// settle waits until what was sent before lost has been carried out or never will
+// be. It does not end early: its caller has the range to itself until then.
+func (c *client) settle(lost time.Time) {
+	if d := time.Until(lost.Add(c.cfg.Settle)); d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-c.closed:
+		}
+	}
+}

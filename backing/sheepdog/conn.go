@@ -1,0 +1,304 @@
+package sheepdog
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockgate/backing/sheepdog/internal/wire"
+)
+
+// copyLimit is up to where a payload is copied into the buffer that is sent, and
+// not named in a vector: copying is cheaper than another iovec.
+const copyLimit = 16 << 10
+
+// errLost is of a request whose connection ended before its answer: nobody knows
+// whether it was done.
+var errLost = errors.New("sheepdog: connection to the sheep was lost")
+
+// call is one request and what becomes of it. It belongs to who does it; the
+// connection has it between start and the receive from done.
+type call struct {
+	req  wire.Request
+	out  []byte // payload
+	in   []byte // where the answer's payload goes
+	n    int    // how much of in was filled
+	resp wire.Response
+	err  error
+
+	patience uint32 // ticks of the connection to wait for the answer
+	tick     uint32 // when it began
+	// holders are the reader and, while the payload is sent in place, the
+	// writer. Who leaves last ends the call: nothing touches out or in later.
+	holders atomic.Int32
+	done    chan struct{} // one element
+}
+
+func (c *call) leave() {
+	if c.holders.Add(-1) == 0 {
+		c.done <- struct{}{}
+	}
+}
+
+var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+
+// conn is a connection on which requests are pipelined; answers come in any order.
+type conn struct {
+	nc      net.Conn
+	gateway int // which of the client's gateways
+	timeout time.Duration
+
+	mu      sync.Mutex
+	pending map[uint32]*call
+	nextID  uint32
+	tick    uint32
+	err     error
+	timer   *time.Timer
+	queue   batch
+	spare   batch
+	sending bool
+
+	gone chan struct{} // closed when the reader has ended
+}
+
+// batch is what is sent with one system call.
+type batch struct {
+	arena []byte      // headers and copied payloads
+	cuts  []cut       // payloads that go between them
+	vec   net.Buffers // made when sent
+}
+
+type cut struct {
+	at int // in the arena
+	c  *call
+}
+
+// ticks are how finely the time limit of answers is kept.
+const ticks = 8
+
+func newConn(nc net.Conn, gateway int, timeout time.Duration) *conn {
+	c := &conn{
+		nc: nc, gateway: gateway, timeout: timeout,
+		pending: make(map[uint32]*call), gone: make(chan struct{}),
+	}
+	c.timer = time.AfterFunc(timeout/ticks, c.watch)
+	go c.read()
+	return c
+}
+
+// do sends the request and waits for its answer, however long that takes: a
+// connection that gives none is ended after its time limit. The error is errLost
+// or that of a sheep that breaks the protocol; then in has unspecified content.
+func (c *conn) do(x *call) error {
+	c.start(x)
+	<-x.done
+	return x.err
+}
+
+func (c *conn) start(x *call) {
+	x.err = nil
+	x.n = 0
+	x.holders.Store(1)
+	byRef := len(x.out) > copyLimit
+	if byRef {
+		x.holders.Store(2)
+	}
+	c.mu.Lock()
+	if c.err != nil {
+		x.err = c.err
+		c.mu.Unlock()
+		x.holders.Store(1)
+		x.leave()
+		return
+	}
+	c.nextID++
+	for c.pending[c.nextID] != nil {
+		c.nextID++
+	}
+	x.req.ID, x.tick = c.nextID, c.tick
+	x.req.Length = uint32(max(len(x.out), len(x.in)))
+	c.pending[x.req.ID] = x
+	q := &c.queue
+	n := len(q.arena)
+	q.arena = append(q.arena, make([]byte, wire.HeaderSize)...)
+	x.req.Put((*[wire.HeaderSize]byte)(q.arena[n:]))
+	if byRef {
+		q.cuts = append(q.cuts, cut{len(q.arena), x})
+	} else {
+		q.arena = append(q.arena, x.out...)
+	}
+	if c.sending {
+		c.mu.Unlock()
+		return
+	}
+	c.sending = true
+	c.mu.Unlock()
+	// Whoever is about to send as well gets the chance to come along.
+	runtime.Gosched()
+	c.send()
+}
+
+// send sends what is queued until there is no more.
+func (c *conn) send() {
+	for {
+		c.mu.Lock()
+		if len(c.queue.arena) == 0 {
+			c.sending = false
+			c.mu.Unlock()
+			return
+		}
+		b := c.queue
+		c.queue = c.spare
+		c.spare = batch{}
+		err := c.err
+		c.mu.Unlock()
+		if err == nil {
+			if err = c.write(&b); err != nil {
+				c.fail(err)
+			}
+		}
+		for i := range b.cuts {
+			b.cuts[i].c.leave()
+			b.cuts[i].c = nil
+		}
+		b.arena, b.cuts = b.arena[:0], b.cuts[:0]
+		if cap(b.arena) > 1<<20 {
+			b.arena = nil
+		}
+		c.mu.Lock()
+		c.spare = b
+		c.mu.Unlock()
+	}
+}
+
+func (c *conn) write(b *batch) error {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return err
+	}
+	if len(b.cuts) == 0 {
+		_, err := c.nc.Write(b.arena)
+		return err
+	}
+	b.vec = b.vec[:0]
+	at := 0
+	for _, k := range b.cuts {
+		b.vec = append(b.vec, b.arena[at:k.at], k.c.out)
+		at = k.at
+	}
+	if at < len(b.arena) {
+		b.vec = append(b.vec, b.arena[at:])
+	}
+	vec := b.vec // WriteTo eats it
+	_, err := vec.WriteTo(c.nc)
+	clear(b.vec)
+	return err
+}
+
+// read takes answers until the connection ends.
+func (c *conn) read() {
+	defer close(c.gone)
+	r := bufio.NewReaderSize(c.nc, 256<<10)
+	for {
+		var h [wire.HeaderSize]byte
+		if _, err := io.ReadFull(r, h[:]); err != nil {
+			c.fail(err)
+			return
+		}
+		resp := wire.ParseResponse(&h)
+		c.mu.Lock()
+		x := c.pending[resp.ID]
+		delete(c.pending, resp.ID)
+		c.mu.Unlock()
+		if x == nil {
+			c.fail(fmt.Errorf("sheepdog: answer to request %d, which was not sent", resp.ID))
+			return
+		}
+		err := c.answer(x, &resp, r)
+		if err != nil {
+			x.err = errLost
+		}
+		x.leave()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+	}
+}
+
+// answer takes the payload of the answer.
+func (c *conn) answer(x *call, resp *wire.Response, r *bufio.Reader) error {
+	switch {
+	case resp.Op != x.req.Op:
+		return fmt.Errorf("sheepdog: answer to operation %#x is of operation %#x", x.req.Op, resp.Op)
+	case int64(resp.Length) > int64(len(x.in)):
+		return fmt.Errorf("sheepdog: answer of %d bytes to a request for %d", resp.Length, len(x.in))
+	}
+	x.resp, x.n = *resp, int(resp.Length)
+	if r.Buffered() >= x.n {
+		_, err := io.ReadFull(r, x.in[:x.n])
+		return err
+	}
+	// The rest of a payload has a time limit of its own, as the request is not
+	// pending any more.
+	if err := c.nc.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(r, x.in[:x.n]); err != nil {
+		return err
+	}
+	return c.nc.SetReadDeadline(time.Time{})
+}
+
+// fail ends the connection and all requests on it.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = fmt.Errorf("%w: %w", errLost, err)
+	lost := c.pending
+	c.pending = nil
+	c.timer.Stop()
+	c.mu.Unlock()
+	c.nc.Close()
+	for _, x := range lost {
+		x.err = c.err
+		x.leave()
+	}
+}
+
+// close ends the connection and waits until its goroutine is gone.
+func (c *conn) close() {
+	c.fail(net.ErrClosed)
+	<-c.gone
+}
+
+func (c *conn) alive() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil
+}
+
+// watch ends a connection on which an answer is overdue.
+func (c *conn) watch() {
+	c.mu.Lock()
+	c.tick++
+	overdue := false
+	for _, x := range c.pending {
+		overdue = overdue || c.tick-x.tick > x.patience
+	}
+	if c.err == nil {
+		c.timer.Reset(c.timeout / ticks)
+	}
+	c.mu.Unlock()
+	if overdue {
+		c.fail(errors.New("no answer within the time limit"))
+	}
+}

@@ -1,0 +1,240 @@
+package sheepdog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"blockgate/backing"
+	"blockgate/backing/sheepdog/internal/wire"
+)
+
+// ReadAt fills p. Parts in different objects are read at the same time.
+func (s *Store) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if err := s.check(off, int64(len(p)), false); err != nil {
+		return err
+	}
+	if err := s.own.enter(ctx); err != nil {
+		return s.fail("read", off, err)
+	}
+	v := s.vol.Load()
+	if at := off & (v.ObjectSize() - 1); at+int64(len(p)) <= v.ObjectSize() && len(p) > 0 {
+		if err := s.read(ctx, uint32(off>>v.BlockShift), uint32(at), p); err != nil {
+			return s.fail("read", off, err)
+		}
+		return nil
+	}
+	err := pieces(v.BlockShift, off, int64(len(p)), func(idx uint32, at, from, n int64) error {
+		return s.read(ctx, idx, uint32(at), p[from:from+n])
+	})
+	if err != nil {
+		return s.fail("read", off, err)
+	}
+	return nil
+}
+
+// read reads within one object.
+func (s *Store) read(ctx context.Context, idx, at uint32, p []byte) error {
+	for {
+		v := s.vol.Load()
+		slot := uint32(0)
+		if int(idx) < len(v.slots) {
+			slot = v.slots[idx].Load()
+		}
+		if slot == 0 {
+			clear(p)
+			return nil
+		}
+		err := s.cl.readObject(ctx, wire.DataOID(slot, idx), p, at)
+		if !errors.Is(err, wire.NoObject) {
+			return err
+		}
+		// Discarded meanwhile, or a snapshot that had it was deleted after we
+		// had our own: then the slot has changed.
+		if now := s.vol.Load(); now == v && v.slots[idx].Load() == slot {
+			return fmt.Errorf("object %d of VDI %#x is missing: %w", idx, slot, err)
+		}
+	}
+}
+
+// WriteAt writes p, durably. Parts in different objects are written at the same
+// time; each of them is there or not on its own.
+func (s *Store) WriteAt(ctx context.Context, p []byte, off int64) error {
+	if err := s.check(off, int64(len(p)), true); err != nil {
+		return err
+	}
+	shift := s.vol.Load().BlockShift
+	err := pieces(shift, off, int64(len(p)), func(idx uint32, at, from, n int64) error {
+		return s.change(ctx, func(v *volume) error {
+			return s.write(ctx, v, idx, uint32(at), p[from:from+n])
+		})
+	})
+	if err != nil {
+		return s.fail("write", off, err)
+	}
+	return nil
+}
+
+// WriteFUA is WriteAt.
+func (s *Store) WriteFUA(ctx context.Context, p []byte, off int64) error {
+	return s.WriteAt(ctx, p, off)
+}
+
+// maxParallel is how many objects one call works on at the same time.
+const maxParallel = 8
+
+// pieces calls fn for the part of [off, off+n) in each object: at is the offset in
+// the object, from the one in the range. Calls run at the same time if there is
+// more than one; all have returned when pieces returns the first error there was.
+func pieces(shift uint8, off, n int64, fn func(idx uint32, at, from, n int64) error) error {
+	size := int64(1) << shift
+	part := func(from int64) (uint32, int64, int64) {
+		at := (off + from) & (size - 1)
+		return uint32((off + from) >> shift), at, min(size-at, n-from)
+	}
+	if n == 0 {
+		return nil
+	}
+	if idx, at, k := part(0); k == n {
+		return fn(idx, at, 0, n)
+	}
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		first error
+		slots = make(chan struct{}, maxParallel)
+	)
+	failed := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return first != nil
+	}
+	for from := int64(0); from < n && !failed(); {
+		idx, at, k := part(from)
+		at0 := from
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := fn(idx, at, at0, k); err != nil {
+				mu.Lock()
+				if first == nil {
+					first = err
+				}
+				mu.Unlock()
+			}
+		})
+		from += k
+	}
+	wg.Wait()
+	return first
+}
+
+// maxReloads bounds how often one call follows snapshots that others take.
+const maxReloads = 10
+
+// change runs fn, which changes data of the VDI and returns errStale if that has
+// become a snapshot; it runs again on the new working VDI.
+func (s *Store) change(ctx context.Context, fn func(*volume) error) error {
+	for try := 0; ; try++ {
+		if err := s.own.enter(ctx); err != nil {
+			return err
+		}
+		if err := s.gate.rlock(ctx); err != nil {
+			return err
+		}
+		if !s.own.is() {
+			// Another gateway took the VDI over while we waited.
+			s.gate.runlock()
+			continue
+		}
+		v := s.vol.Load()
+		err := fn(v)
+		s.gate.runlock()
+		if !stale(err) {
+			return err
+		}
+		if try == maxReloads {
+			return fmt.Errorf("after %d reloads of the inode: %w", try, err)
+		}
+		if err := s.reload(ctx, v); err != nil {
+			return fmt.Errorf("reload of the inode: %w", err)
+		}
+	}
+}
+
+func stale(err error) bool {
+	return errors.Is(err, errStale) || errors.Is(err, wire.ReadOnly)
+}
+
+func (s *Store) stripe(idx uint32) *rwLock { return &s.stripes[idx%uint32(len(s.stripes))] }
+
+// write writes within one object. The gate is held.
+func (s *Store) write(ctx context.Context, v *volume, idx, at uint32, p []byte) error {
+	l := s.stripe(idx)
+	if err := l.rlock(ctx); err != nil {
+		return err
+	}
+	if v.slots[idx].Load() == v.VID {
+		err := s.overwrite(ctx, v, idx, at, p)
+		l.runlock()
+		return err
+	}
+	l.runlock()
+	if err := l.lock(ctx); err != nil {
+		return err
+	}
+	defer l.unlock()
+	if v.slots[idx].Load() == v.VID {
+		return s.overwrite(ctx, v, idx, at, p)
+	}
+	return s.createObject(ctx, v, idx, at, p)
+}
+
+func (s *Store) overwrite(ctx context.Context, v *volume, idx, at uint32, p []byte) error {
+	req := wire.Request{Op: wire.OpWrite, Flags: wire.FlagWrite, OID: wire.DataOID(v.VID, idx), Offset: at}
+	_, _, err := s.cl.do(ctx, &req, p, nil, effort{})
+	if errors.Is(err, wire.NoObject) {
+		// It was there when the slot was set; is the VDI what we believe?
+		if err2 := s.cl.stillWorking(ctx, v.VID); err2 != nil {
+			return err2
+		}
+	}
+	return err
+}
+
+// createObject makes the object of a slot that is a hole or belongs to a snapshot,
+// with p in it, and then names it in the index. The stripe is held alone: creating
+// an object twice would empty it of what others had written in between.
+func (s *Store) createObject(ctx context.Context, v *volume, idx, at uint32, p []byte) error {
+	req := wire.Request{Op: wire.OpCreateAndWrite, Flags: wire.FlagWrite, OID: wire.DataOID(v.VID, idx), Offset: at}
+	if from := v.slots[idx].Load(); from != 0 && int64(len(p)) < v.ObjectSize() {
+		req.Flags |= wire.FlagCOW
+		req.COWOID = wire.DataOID(from, idx)
+	}
+	if _, _, err := s.cl.do(ctx, &req, p, nil, effort{}); err != nil {
+		if errors.Is(err, wire.NoObject) {
+			if err2 := s.cl.stillWorking(ctx, v.VID); err2 != nil {
+				return err2
+			}
+		}
+		return err
+	}
+	var slot [4]byte
+	wire.PutSlot(slot[:], 0, v.VID)
+	if err := s.cl.writeInode(context.WithoutCancel(ctx), v.VID, slot[:], wire.IndexOffset(idx)); err != nil {
+		return err
+	}
+	v.slots[idx].Store(v.VID)
+	// An inode takes updates even as a snapshot, and then the working VDI does
+	// not have this one. Reload mends that, as our slot says that it is ours.
+	return s.cl.stillWorking(context.WithoutCancel(ctx), v.VID)
+}
+
+// fail names the object of an error, without hiding its kind.
+func (s *Store) fail(what string, off int64, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, backing.ErrClosed) {
+		return err
+	}
+	return fmt.Errorf("sheepdog %s: %s at %d: %w", s.loc, what, off, storeError(err))
+}
