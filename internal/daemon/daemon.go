@@ -42,6 +42,10 @@ type Config struct {
 	// DelayReady leaves it to the caller to call Ready when there is more to do
 	// before the service manager is told.
 	DelayReady bool
+	// Share, if not nil, is given the listener of Socket and gives the one that
+	// the API is served on: another protocol may have a part of its connections.
+	// Closing the one it gives closes the other.
+	Share func(net.Listener, api.Service) net.Listener
 }
 
 // Daemon is a running daemon. Its methods are safe for concurrent use.
@@ -125,6 +129,9 @@ func (d *Daemon) start(ctx context.Context) error {
 		d.http = api.NewServer(api.NewHandler(d, d.cfg.Version), d.log)
 		d.httpDone = make(chan struct{})
 		ln := sock
+		if d.cfg.Share != nil {
+			ln = d.cfg.Share(ln, d)
+		}
 		sock = nil
 		go func() {
 			defer close(d.httpDone)

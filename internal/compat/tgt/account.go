@@ -12,7 +12,7 @@ import (
 func (a *admin) account() error {
 	switch a.op {
 	case opNew:
-		res, err := a.api.CreateAccount(a.ctx, state.Account{User: a.user, Secret: a.password})
+		res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Create, Kind: state.KindAccount, Account: &state.Account{User: a.user, Secret: a.password}})
 		a.warn(res)
 		return err
 	case opDelete:
@@ -34,7 +34,7 @@ func (a *admin) deleteAccount() error {
 	if err != nil {
 		return err
 	}
-	res, err := a.api.DeleteAccount(a.ctx, a.user, true)
+	res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Delete, Kind: state.KindAccount, Name: a.user, Force: true})
 	a.warn(res)
 	if err != nil {
 		return err

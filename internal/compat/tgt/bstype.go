@@ -64,9 +64,9 @@ func defaultBstype(device string) string {
 
 // store fills in which store a volume has: its URL and how it is opened. An
 // empty path is a unit without medium. The path is kept as it was given, since
-// scripts look for it in the listing; a relative one is taken from the directory
-// of tgtadm, not from that of the daemon.
-func (b *bstype) store(v *state.Volume, path, flags string) error {
+// scripts look for it in the listing; a relative one is taken from dir, the
+// directory of tgtadm.
+func (b *bstype) store(v *state.Volume, dir, path, flags string) error {
 	if b.scheme == "" {
 		return refuse("bstype %s: %s", b.name, b.lacks)
 	}
@@ -91,18 +91,17 @@ func (b *bstype) store(v *state.Volume, path, flags string) error {
 		return nil
 	}
 	var err error
-	v.URL, err = b.url(path)
+	v.URL, err = b.url(dir, path)
 	return err
 }
 
-func (b *bstype) url(path string) (string, error) {
+func (b *bstype) url(dir, path string) (string, error) {
 	switch b.name {
 	case "rdwr", "aio":
-		abs, err := filepath.Abs(path)
-		if err != nil {
-			return "", refuse("%s: %v", path, err)
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
 		}
-		return "file:" + abs, nil
+		return "file:" + filepath.Clean(path), nil
 	case "null":
 		return "null:1T", nil
 	case "rbd":

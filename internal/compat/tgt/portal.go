@@ -25,9 +25,9 @@ func (a *admin) portal() error {
 	}
 	var res v1.Result
 	if a.op == opNew {
-		res, err = a.api.CreatePortal(a.ctx, state.Portal{Address: addr, Group: 1})
+		res, err = a.api.Apply(a.ctx, state.Op{Verb: state.Create, Kind: state.KindPortal, Portal: &state.Portal{Address: addr, Group: 1}})
 	} else {
-		res, err = a.api.DeletePortal(a.ctx, addr)
+		res, err = a.api.Apply(a.ctx, state.Op{Verb: state.Delete, Kind: state.KindPortal, Name: addr})
 		if e := state.ErrorOf(err); e != nil && e.Code == state.CodePortalNotFound && a.isRuntime(addr) {
 			err = refuse("portal %s was given to tgtd when it was started, and is listened on until it ends", addr)
 		}

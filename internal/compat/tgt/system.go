@@ -2,6 +2,7 @@ package tgt
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net"
 	"slices"
@@ -63,8 +64,7 @@ func setSystem(s *state.System, name, value string) error {
 	return refuse("there is no system setting %q", name)
 }
 
-// stop ends the daemon, unless there are targets, and waits until its socket
-// refuses.
+// stop asks the daemon to end, unless there are targets.
 func (a *admin) stop() error {
 	sys, err := a.api.System(a.ctx)
 	if err != nil {
@@ -76,17 +76,21 @@ func (a *admin) stop() error {
 	if _, err := a.api.Shutdown(a.ctx); err != nil {
 		return err
 	}
-	a.api.Close()
+	return nil
+}
+
+// waitEnd waits until the daemon's socket refuses.
+func waitEnd(ctx context.Context, socket string) error {
 	for tick := time.NewTicker(10 * time.Millisecond); ; {
-		c, err := net.DialTimeout("unix", a.api.Socket(), time.Second)
+		c, err := net.DialTimeout("unix", socket, time.Second)
 		if err != nil {
 			return nil
 		}
 		c.Close()
 		select {
 		case <-tick.C:
-		case <-a.ctx.Done():
-			return &failure{message: msgUnknown, detail: fmt.Sprintf("process %d was asked to end and still answers", sys.PID)}
+		case <-ctx.Done():
+			return &failure{message: msgUnknown, detail: "tgtd was asked to end and still answers"}
 		}
 	}
 }

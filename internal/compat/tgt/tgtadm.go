@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"strconv"
 	"time"
 
-	"blockgate/internal/api/client"
 	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/state"
 )
@@ -33,22 +33,23 @@ func RunTgtadm(args []string, stdout, stderr io.Writer, getenv func(string) stri
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c := client.New(socketPath(getenv, r.port))
-	defer c.Close()
-	out := bufio.NewWriterSize(stdout, 64<<10)
-	adm := &admin{request: r, ctx: ctx, api: c, out: out}
-	err := adm.run()
-	if err == nil {
-		err = out.Flush()
-	}
-	status := exitOK
+	dir, err := os.Getwd()
 	if err != nil {
-		status = report(stderr, err)
+		dir = "/" // relative paths are not found then, and said so
 	}
-	for _, n := range adm.notes {
-		note(stderr, n)
+	socket := socketPath(getenv, r.port)
+	res, err := sendCommand(ctx, socket, commandLine{Args: args, Dir: dir})
+	if err == nil && res.Stopping {
+		err = waitEnd(ctx, socket)
 	}
-	return status
+	if err == nil {
+		_, err = io.WriteString(stdout, res.Stdout)
+	}
+	io.WriteString(stderr, res.Stderr)
+	if err != nil {
+		return report(stderr, err)
+	}
+	return res.Status
 }
 
 // socketPath is the control socket of a control port.
@@ -65,7 +66,8 @@ func socketPath(getenv func(string) string, port int) string {
 type admin struct {
 	*request
 	ctx   context.Context
-	api   *client.Client
+	api   apiClient
+	dir   string // which relative paths are taken from
 	out   *bufio.Writer
 	notes []string // for standard error, after the message if there is one
 }

@@ -87,7 +87,7 @@ func TestBackingStoreURLs(t *testing.T) {
 	} {
 		b, _ := findBstype(c.bstype)
 		var v state.Volume
-		if err := b.store(&v, c.path, ""); err != nil || v.URL != c.want || v.BackingStore != c.path || v.Direct != (c.bstype == "aio") {
+		if err := b.store(&v, "/", c.path, ""); err != nil || v.URL != c.want || v.BackingStore != c.path || v.Direct != (c.bstype == "aio") {
 			t.Errorf("%s %s: %+v, %v; want %s", c.bstype, c.path, v, err, c.want)
 		}
 	}

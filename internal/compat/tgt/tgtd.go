@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"blockgate/internal/api"
 	"blockgate/internal/daemon"
 	"blockgate/internal/state"
 )
@@ -100,7 +102,9 @@ func start(ctx context.Context, o *tgtdOptions, socket string, log *slog.Logger,
 	if err != nil {
 		return nil, err
 	}
-	cfg := daemon.Config{StateDir: dir, Socket: socket, Portals: choosePortals(o.portals, kept), Logger: log, Version: version()}
+	cfg := daemon.Config{StateDir: dir, Socket: socket, Portals: choosePortals(o.portals, kept), Logger: log, Version: version(), Share: func(ln net.Listener, svc api.Service) net.Listener {
+		return newControl(ln, svc, log)
+	}}
 	d, err := daemon.Start(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -94,7 +94,7 @@ func (a *admin) newVolume() (*state.Volume, error) {
 		return nil, refuse("device type %s: %s", a.deviceType, why)
 	}
 	v := &state.Volume{Name: volumeName(a.tid, a.lun), BlockSize: a.unitBlockSize()}
-	if err := b.store(v, a.path, a.bsflags); err != nil {
+	if err := b.store(v, a.dir, a.path, a.bsflags); err != nil {
 		return nil, err
 	}
 	thin := false
@@ -152,7 +152,7 @@ func (a *admin) share(t *v1.Target, v *state.Volume) (v1.Result, error) {
 	if i < 0 {
 		return v1.Result{}, fail(msgInvalid)
 	}
-	res, err := a.api.AddLUN(a.ctx, t.Name, state.LUN{Number: a.lun, Volume: list[i].Name})
+	res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Create, Kind: state.KindLUN, Name: t.Name, LUN: &state.LUN{Number: a.lun, Volume: list[i].Name}})
 	if err == nil {
 		a.note(fmt.Sprintf("%s is served already: this LUN is another path to the unit with serial number %s", v.BackingStore, list[i].Unit.Serial))
 	}
@@ -211,7 +211,7 @@ func (a *admin) updateUnit() error {
 		if err != nil {
 			return v1.Result{}, err
 		}
-		if refresh, err = setUnitParams(&v, a.params); err != nil {
+		if refresh, err = setUnitParams(&v, a.dir, a.params); err != nil {
 			return v1.Result{}, err
 		}
 		return a.api.Apply(a.ctx, state.Op{Verb: state.Update, Kind: state.KindVolume, IfRevision: v.Revision, Volume: &v.Volume})

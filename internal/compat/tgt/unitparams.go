@@ -15,13 +15,13 @@ const idLength = 36
 
 // setUnitParams does one "logicalunit update": all of the list or, with an
 // error, nothing. refresh asks for the size to be read again afterwards.
-func setUnitParams(v *v1.Volume, list string) (refresh bool, err error) {
+func setUnitParams(v *v1.Volume, dir, list string) (refresh bool, err error) {
 	pairs, err := splitParams(list)
 	if err != nil {
 		return false, err
 	}
 	for _, p := range pairs {
-		again, err := setUnitParam(v, p.key, p.value)
+		again, err := setUnitParam(v, dir, p.key, p.value)
 		if err != nil {
 			return false, err
 		}
@@ -55,7 +55,7 @@ func splitParams(list string) ([]pair, error) {
 	return out, nil
 }
 
-func setUnitParam(v *v1.Volume, key, value string) (refresh bool, err error) {
+func setUnitParam(v *v1.Volume, dir, key, value string) (refresh bool, err error) {
 	u := &v.Unit
 	switch key {
 	case "vendor_id":
@@ -94,7 +94,7 @@ func setUnitParam(v *v1.Volume, key, value string) (refresh bool, err error) {
 	case "online":
 		return false, setOnline(v, truth(value))
 	case "path":
-		return setPath(v, value)
+		return setPath(v, dir, value)
 	case "disksize": // Curve's: the volume grew
 		if value != "auto" {
 			return false, refuse("disksize=%s: only auto, which reads the size again, is known", value)
@@ -119,7 +119,7 @@ func setOnline(v *v1.Volume, online bool) error {
 
 // setPath changes the medium of a unit that is offline, has none or has lost its
 // own, and puts it online. The same path again reads the size anew.
-func setPath(v *v1.Volume, path string) (refresh bool, err error) {
+func setPath(v *v1.Volume, dir, path string) (refresh bool, err error) {
 	if v.URL != "" && !v.Unit.Offline && v.Status.State != v1.Failed {
 		return false, refuse("the unit is online; set online=0 before path=")
 	}
@@ -127,7 +127,7 @@ func setPath(v *v1.Volume, path string) (refresh bool, err error) {
 	if !ok {
 		return false, refuse("volume %q was not made by tgtadm; change it where it was made", v.Name)
 	}
-	url, err := b.url(path)
+	url, err := b.url(dir, path)
 	if err != nil {
 		return false, err
 	}

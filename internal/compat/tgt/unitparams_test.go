@@ -83,20 +83,20 @@ func TestModePage(t *testing.T) {
 
 func TestUnitParamsNotAtOnce(t *testing.T) {
 	v := &v1.Volume{Volume: state.Volume{Name: "tgt-1-1", URL: "file:/x", Bstype: "rdwr"}}
-	if _, err := setUnitParam(v, "path", "/y"); err == nil {
+	if _, err := setUnitParam(v, "/", "path", "/y"); err == nil {
 		t.Error("path= of a unit that is online is accepted")
 	}
 	v.Status.PreventRemoval = true
-	if _, err := setUnitParam(v, "online", "0"); err == nil || err.Error() != msgPreventsRemoval {
+	if _, err := setUnitParam(v, "/", "online", "0"); err == nil || err.Error() != msgPreventsRemoval {
 		t.Errorf("online=0 while removal is prevented: %v", err)
 	}
 	v.Volume.Unit.Offline = true
-	refresh, err := setUnitParam(v, "path", "/x")
+	refresh, err := setUnitParam(v, "/", "path", "/x")
 	if err != nil || !refresh || v.Volume.Unit.Offline {
 		t.Errorf("the same path again: refresh %v, offline %v, %v", refresh, v.Volume.Unit.Offline, err)
 	}
 	v.URL = ""
-	if _, err := setUnitParam(v, "online", "1"); err == nil {
+	if _, err := setUnitParam(v, "/", "online", "1"); err == nil {
 		t.Error("a unit without medium goes online")
 	}
 }
@@ -107,7 +107,7 @@ func FuzzUnitParams(f *testing.F) {
 	f.Add("vendor_id=ÄÖÜ,disksize=auto,=,")
 	f.Fuzz(func(t *testing.T, list string) {
 		v := &v1.Volume{Volume: state.Volume{Name: "tgt-1-1", URL: "file:/x", Bstype: "rdwr"}}
-		if _, err := setUnitParams(v, list); err != nil {
+		if _, err := setUnitParams(v, "/", list); err != nil {
 			if f := asFailure(err); f.message != msgInvalid || f.detail == "" {
 				t.Fatalf("%q: %q, %q", list, f.message, f.detail)
 			}
