@@ -210,6 +210,22 @@ func TestReached(t *testing.T) {
 	}
 }
 
+// A comparison with a run that others have disturbed says so.
+func TestDisturbed(t *testing.T) {
+	r := &report{MaxForeign: 0.1, Rows: []row{
+		{Workload: "4k-randread-q1", Target: tgtdRdwr, Median: &sample{IOPS: 1}},
+		{Workload: "4k-randread-q1", Target: tgtdAio, Median: &sample{IOPS: 2, Foreign: 0.2}},
+		{Workload: "4k-randread-q1", Target: ourFile, Median: &sample{IOPS: 3}},
+	}}
+	if text := r.markdown(); !strings.Contains(text, "| 1.50 × | yes, disturbed |") {
+		t.Errorf("report:\n%s", text)
+	}
+	r.Rows[1].Median.Foreign = 0.1
+	if text := r.markdown(); !strings.Contains(text, "| 1.50 × | yes |") {
+		t.Errorf("report:\n%s", text)
+	}
+}
+
 func TestMedian(t *testing.T) {
 	if median(nil) != nil {
 		t.Error("a median of nothing")

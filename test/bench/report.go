@@ -208,7 +208,11 @@ func (r *report) goalTable(p func(string, ...any)) {
 		if against != "" {
 			what, unit = fmt.Sprintf("%s %s against %s", g.subject, g.figure, against), " ×"
 		}
-		p("| %s | %s | %s %g%s | %.2f%s | %s |\n", g.workload, what, sign, g.factor, unit, got, unit, map[bool]string{true: "yes", false: "**no**"}[ok])
+		verdict := map[bool]string{true: "yes", false: "**no**"}[ok]
+		if r.disturbed(g.workload, g.subject, against) {
+			verdict += ", disturbed"
+		}
+		p("| %s | %s | %s %g%s | %.2f%s | %s |\n", g.workload, what, sign, g.factor, unit, got, unit, verdict)
 	}
 }
 
@@ -230,6 +234,17 @@ func (r *report) reached(g goal) (got float64, against string) {
 		}
 	}
 	return own / best, against
+}
+
+// disturbed tells whether others used more than the share allowed while one of
+// the targets was measured, so that a comparison says little.
+func (r *report) disturbed(workload string, targets ...string) bool {
+	for _, name := range targets {
+		if w := r.row(workload, name); w != nil && w.Median != nil && w.Median.Foreign > r.MaxForeign {
+			return true
+		}
+	}
+	return false
 }
 
 // The tables of a page are between these lines.
