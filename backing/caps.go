@@ -19,6 +19,7 @@ const (
 	CapCompareAndWrite
 	CapWriteAtomic
 	CapUsage
+	CapSnapshot
 
 	capEnd
 )
@@ -79,6 +80,7 @@ func CapsOf(s Store) Caps {
 	set(CapCompareAndWrite, is[CompareAndWriter](s))
 	set(CapWriteAtomic, is[AtomicWriter](s))
 	set(CapUsage, is[Usager](s))
+	set(CapSnapshot, is[Snapshotter](s))
 	return c
 }
 
@@ -128,6 +130,8 @@ func capOf[T any]() Caps {
 		return CapWriteAtomic
 	case *Usager:
 		return CapUsage
+	case *Snapshotter:
+		return CapSnapshot
 	}
 	return 0
 }
@@ -136,7 +140,7 @@ func capOf[T any]() Caps {
 func (c Caps) String() string {
 	names := [...]string{"try-read", "try-write", "discard", "write-zeroes", "extents",
 		"resize", "refresh", "write-fua", "copy-range", "compare-and-write",
-		"write-atomic", "usage"}
+		"write-atomic", "usage", "snapshot"}
 	var b strings.Builder
 	for i, n := range names {
 		if c&(1<<i) == 0 {

@@ -73,6 +73,7 @@ type Store struct {
 	caw     backing.CompareAndWriter
 	atomic  backing.AtomicWriter
 	usage   backing.Usager
+	snap    backing.Snapshotter
 }
 
 // New makes a layer over lower, which belongs to the layer from now on: Close
@@ -96,6 +97,7 @@ func New(lower backing.Store, o Options) *Store {
 	s.caw = pick[backing.CompareAndWriter](s, backing.CapCompareAndWrite)
 	s.atomic = pick[backing.AtomicWriter](s, backing.CapWriteAtomic)
 	s.usage = pick[backing.Usager](s, backing.CapUsage)
+	s.snap = pick[backing.Snapshotter](s, backing.CapSnapshot)
 	return s
 }
 
@@ -283,4 +285,37 @@ func (s *Store) Usage(ctx context.Context) (backing.Usage, error) {
 		return backing.Usage{}, backing.ErrNotSupported
 	}
 	return s.usage.Usage(ctx)
+}
+
+// CreateSnapshot forwards; Before is not asked, of this and the calls below. What
+// a layer holds back it must write before.
+func (s *Store) CreateSnapshot(ctx context.Context, name string) (backing.Snapshot, error) {
+	if s.snap == nil {
+		return backing.Snapshot{}, backing.ErrNotSupported
+	}
+	return s.snap.CreateSnapshot(ctx, name)
+}
+
+// Snapshots forwards.
+func (s *Store) Snapshots(ctx context.Context) ([]backing.Snapshot, error) {
+	if s.snap == nil {
+		return nil, backing.ErrNotSupported
+	}
+	return s.snap.Snapshots(ctx)
+}
+
+// DeleteSnapshot forwards.
+func (s *Store) DeleteSnapshot(ctx context.Context, name string) error {
+	if s.snap == nil {
+		return backing.ErrNotSupported
+	}
+	return s.snap.DeleteSnapshot(ctx, name)
+}
+
+// Clone forwards.
+func (s *Store) Clone(ctx context.Context, snapshot, name string) (string, error) {
+	if s.snap == nil {
+		return "", backing.ErrNotSupported
+	}
+	return s.snap.Clone(ctx, snapshot, name)
 }
