@@ -184,6 +184,8 @@ func (c *conn) login() error {
 				return err
 			}
 			c.loggedIn.Store(true)
+			// Before the initiator knows: once it does, it gives way to nobody.
+			c.srv.endLogin(c)
 		}
 		if err := c.writeLogin(out); err != nil {
 			if c.tc != nil {
