@@ -53,9 +53,6 @@ type copyAccess struct {
 	// been named by a descriptor: there it is any nexus that the initiator has
 	// with the unit at the time.
 	owner *itl
-	// ghost is what the holds belong to. It is not known to the unit, so that an
-	// initiator gets no attention for a command that it did not send there.
-	ghost *itl
 	// descriptor is the byte of the parameter list where the unit is named, 0 if
 	// it is not.
 	descriptor int
@@ -86,28 +83,21 @@ func (u *Unit) nexusesOf(n *Nexus) []*itl {
 // open makes the access to a unit. An initiator copies only from and to units
 // that it sees: a copy must not be a way around access rules and LUN masks.
 func (op *copyOp) open(u *Unit, owner *itl) *copyAccess {
-	a := &copyAccess{unit: u, owner: owner}
-	i := owner
-	if i == nil {
-		seen := u.nexusesOf(op.t.Nexus)
-		if len(seen) == 0 {
-			return nil
-		}
-		i = seen[0]
+	if owner == nil && len(u.nexusesOf(op.t.Nexus)) == 0 {
+		return nil
 	}
-	a.ghost = &itl{nexus: op.t.Nexus, unit: u, lun: i.lun, port: i.port}
-	return a
+	return &copyAccess{unit: u, owner: owner}
 }
 
 // admits asks the reservations of the unit and the states of its port groups
-// whether the copy may access it. With a status other than Good it may not; s is
-// for CHECK CONDITION.
-func (a *copyAccess) admits(n *Nexus, r Reserve) (s sense.Sense, st Status) {
+// whether the copy may access it, and through which nexus. With a status other
+// than Good it may not; s is for CHECK CONDITION.
+func (a *copyAccess) admits(n *Nexus, r Reserve) (via *itl, s sense.Sense, st Status) {
 	if a.owner != nil {
 		if a.unit.conflicts(a.owner, r) {
-			return s, ReservationConflict
+			return nil, s, ReservationConflict
 		}
-		return s, Good
+		return a.owner, s, Good
 	}
 	s, st = sense.LUNotSupported(), CheckCondition // the initiator no longer sees the unit
 	for _, i := range a.unit.nexusesOf(n) {
@@ -117,10 +107,10 @@ func (a *copyAccess) admits(n *Nexus, r Reserve) (s sense.Sense, st Status) {
 		case a.unit.conflicts(i, r):
 			st = ReservationConflict
 		default:
-			return s, Good
+			return i, s, Good
 		}
 	}
-	return s, st
+	return nil, s, st
 }
 
 // The rows of holds. Except for the blocks they are like READ(16) and WRITE(16),
@@ -172,9 +162,10 @@ func (op *copyOp) hold(a *copyAccess, row *Command, lba, nblocks uint64) *copyHo
 	binary.BigEndian.PutUint64(h.cdb[2:], lba)
 	binary.BigEndian.PutUint32(h.cdb[10:], uint32(nblocks))
 	h.Nexus, h.CDB, h.Transport = op.t.Nexus, h.cdb[:], h
-	h.row, h.unit, h.itl = row, a.unit, a.ghost
+	h.row, h.unit = row, a.unit
 	h.set.granted = make(chan struct{})
-	switch s, st := a.admits(op.t.Nexus, row.Reserve); {
+	via, s, st := a.admits(op.t.Nexus, row.Reserve)
+	switch {
 	case st == CheckCondition:
 		h.Fail(s)
 		return h
@@ -184,6 +175,10 @@ func (op *copyOp) hold(a *copyAccess, row *Command, lba, nblocks uint64) *copyHo
 	case !h.checkMedium(lba, nblocks):
 		return h
 	}
+	// The hold stands in the task set for the nexus that gives it access, so that
+	// PREEMPT AND ABORT finds it, but is not the nexus's own task: the initiator
+	// gets no attention for a command that it did not send there.
+	h.itl = &itl{nexus: op.t.Nexus, unit: a.unit, lun: via.lun, port: via.port}
 	op.mu.Lock()
 	if op.stopped {
 		op.mu.Unlock()
@@ -194,8 +189,8 @@ func (op *copyOp) hold(a *copyAccess, row *Command, lba, nblocks uint64) *copyHo
 	op.mu.Unlock()
 	switch st := a.unit.enqueue(&h.Task); st {
 	case Good:
-		if op.isStopped() {
-			h.abort() // stop may have looked for it before it was in the set
+		if op.isStopped() || a.unit.conflicts(via, row.Reserve) {
+			h.abort() // stop, or PREEMPT AND ABORT, may have looked for it before it was in the set
 		}
 		if h.held = h.wait(); h.held {
 			h.late() // a sanitize operation may have begun while it waited

@@ -179,6 +179,46 @@ func TestCopyFromAUnitThatIsClosed(t *testing.T) {
 	})
 }
 
+// A host that is fenced off a unit by PREEMPT AND ABORT no longer writes there by a
+// copy that it began before, whichever of its nexuses the copy owed its access to.
+func TestCopyIsFenced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, dst := newGatedStore(1<<20), newGatedStore(1<<20)
+		r := newCopyRig(t, src, dst)
+		h, fencer := r.login("a"), r.login("b").on(1)
+		second := (&host{t: t, nx: r.dev.Attach(scsi.NexusConfig{
+			Initiator: scsi.InitiatorPort{Name: "iqn.2026-01.test:a", ISID: [6]byte{1}},
+			Port:      scsi.TargetPort{Name: r.dev.Name(), RelID: 1, Group: 1},
+		})}).on(1)
+		second.do(tur)
+		second.expect("REGISTER", second.prOut(0, 0, 0, 0xa, 0), "good")
+		fencer.expect("REGISTER", fencer.prOut(0, 0, 0, 0xb, 0), "good")
+		fencer.expect("RESERVE", fencer.prOut(1, 0x05, 0xb, 0, 0), "good") // write exclusive, registrants only
+		h.on(1).expect("the first nexus may not write", h.on(1).do(write10(0, 1), block(1)...), "conflict")
+
+		release := dst.hold(0)
+		p := h.startCopy(copyList(1, [][]byte{cscdNAA(1, 512)}, [][]byte{b2b(ownUnit, 0, 8, 0, 0), b2b(ownUnit, 0, 8, 8, 8)}))
+		synctest.Wait()
+		if p.finished() {
+			t.Fatalf("the copy ended with %s", p.outcome())
+		}
+		fencer.expect("PREEMPT AND ABORT", fencer.prOut(5, 0x05, 0xb, 0xa, 0), "good")
+		w := fencer.start(scsi.Simple, write10(0, 1), block(0xbb))
+		synctest.Wait()
+		if w.finished() {
+			t.Error("a write passed what the store still holds of the fenced copy")
+		}
+		release()
+		<-w.done
+		<-p.done
+		h.expect("", p, "a/0d/01")
+		if got := p.forwarded(); got != "status 40" || dst.data[0] != 0xbb {
+			t.Errorf("forwarded %q, block 0 is %#x", got, dst.data[0])
+		}
+		r.close()
+	})
+}
+
 // A copy that has got on to the third segment finds the unit being sanitized.
 func TestCopyMeetsSanitize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
