@@ -34,7 +34,7 @@ func (r *reconciler) Check(_ context.Context, p *state.Plan) error {
 		}
 	}
 	for _, op := range p.Ops {
-		if op.Force {
+		if op.Force || r.declared {
 			continue
 		}
 		switch {
