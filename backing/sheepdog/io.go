@@ -225,7 +225,7 @@ func (s *Store) createObject(ctx context.Context, v *volume, idx, at uint32, p [
 	if err := s.cl.writeInode(context.WithoutCancel(ctx), v.VID, slot[:], wire.IndexOffset(idx)); err != nil {
 		return err
 	}
-	v.slots[idx].Store(v.VID)
+	v.set(idx, v.VID)
 	// An inode takes updates even as a snapshot, and then the working VDI does
 	// not have this one. Reload mends that, as our slot says that it is ours.
 	return s.cl.stillWorking(context.WithoutCancel(ctx), v.VID)

@@ -176,17 +176,39 @@ func (l *Location) options(s string) error {
 	return nil
 }
 
-// String is the location as ParseLocation reads it, without options.
+// String is the location as ParseLocation reads it.
 func (l Location) String() string {
-	s := ""
+	var s strings.Builder
 	if len(l.Gateways) > 0 {
-		s = l.Gateways[0].String() + ":"
+		s.WriteString(l.Gateways[0].String() + ":")
 	}
-	s += l.Name
+	s.WriteString(l.Name)
 	if l.Tag != "" {
-		s += ":" + l.Tag
+		s.WriteString(":" + l.Tag)
 	} else if l.SnapID != 0 {
-		s += fmt.Sprintf(":%d", l.SnapID)
+		fmt.Fprintf(&s, ":%d", l.SnapID)
 	}
-	return s
+	sep := byte('?')
+	option := func(key, value string) {
+		s.WriteByte(sep)
+		s.WriteString(key + "=" + strings.NewReplacer("%", "%25", "&", "%26", "?", "%3F").Replace(value))
+		sep = '&'
+	}
+	for i, g := range l.Gateways {
+		if i > 0 {
+			option("gateway", g.String())
+		}
+	}
+	if l.Timeout != 0 && l.Timeout != DefaultTimeout {
+		option("timeout", l.Timeout.String())
+	}
+	for _, o := range []struct {
+		key, value string
+		set        bool
+	}{{"shared", "yes", l.Shared}, {"fence", "yes", l.Fence}, {"lock", "no", l.NoLock}} {
+		if o.set {
+			option(o.key, o.value)
+		}
+	}
+	return s.String()
 }

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"slices"
 	"time"
 
 	"blockgate/backing/sheepdog/internal/wire"
 )
-
-func newSlots(n uint32) []atomic.Uint32 { return make([]atomic.Uint32, n) }
 
 // reload makes the working VDI the store's, after somebody took a snapshot and so
 // made from, which the store had, the snapshot. It waits for what is under way.
@@ -27,21 +25,46 @@ func (s *Store) reload(ctx context.Context, from *volume) error {
 
 // follow is reload with the gate held alone.
 func (s *Store) follow(ctx context.Context, from *volume) error {
-	v, err := s.working(ctx)
-	if err != nil {
-		return err
-	}
-	if v.VID != from.VID {
-		if err := s.own.moved(ctx, from.VID, v.VID); err != nil {
-			return err
-		}
-		if err := s.repair(ctx, from, v); err != nil {
-			return err
+	t := &truth{slots: make(map[uint32]uint32), vids: []uint32{from.VID}}
+	for i := range from.slots {
+		if idx := uint32(i); from.wasTouched(idx) {
+			t.slots[idx] = from.slots[i].Load()
 		}
 	}
-	s.vol.Store(v)
-	s.size.Store(int64(v.Size))
-	return nil
+	last := from.VID
+	for try := 0; ; try++ {
+		v, err := s.working(ctx)
+		if err != nil {
+			return err
+		}
+		if v.VID == from.VID {
+			// What we know of it is newer than what we could read.
+			return nil
+		}
+		if v.VID != last {
+			if err := s.own.moved(ctx, last, v.VID); err != nil {
+				return err
+			}
+			last = v.VID
+		}
+		err = s.repair(ctx, t, v)
+		if stale(err) && try < maxReloads {
+			continue // one more snapshot
+		}
+		if err != nil {
+			return err
+		}
+		s.vol.Store(v)
+		s.size.Store(int64(v.Size))
+		return nil
+	}
+}
+
+// truth is what we have made of the index, and the index of a working VDI that was
+// just made may lack.
+type truth struct {
+	slots map[uint32]uint32
+	vids  []uint32 // VDIs that were the working one while the store was open
 }
 
 // working reads the working VDI. While a snapshot is being taken there is none
@@ -74,37 +97,49 @@ func (s *Store) working(ctx context.Context) (*volume, error) {
 	}
 }
 
-// repair puts into v, the working VDI, what we did to old, its parent, and what
-// reached the index of old only after the daemon had copied it.
+// repair puts into v, the working VDI, what we did to those before it, and what
+// reached their index only after the daemon had copied it.
 //
-// The object is copied: were the slot of v to name that of old, the daemons would
-// not count the reference, and would free the object with the snapshot.
-func (s *Store) repair(ctx context.Context, old, v *volume) error {
-	for i := range min(len(old.slots), len(v.slots)) {
-		idx := uint32(i)
-		ours, theirs := old.slots[i].Load(), v.slots[i].Load()
+// The objects are copied: were the slot of v to name that of an old one, the
+// daemons would not count the reference, and would free the object with the
+// snapshot.
+func (s *Store) repair(ctx context.Context, t *truth, v *volume) error {
+	if !slices.Contains(t.vids, v.VID) {
+		t.vids = append(t.vids, v.VID)
+	}
+	for idx, ours := range t.slots {
+		if int(idx) >= len(v.slots) {
+			continue
+		}
+		theirs := v.slots[idx].Load()
 		switch {
-		case ours == theirs || theirs == v.VID:
+		case ours == theirs:
 		case ours == 0:
-			// Our discard.
+			if err := s.cl.stillWorking(ctx, v.VID); err != nil {
+				return err
+			}
 			if err := s.cl.discard(ctx, v.VID, idx); err != nil {
 				return err
 			}
-			v.slots[i].Store(0)
-		case ours == old.VID:
+			v.set(idx, 0)
+		case theirs == v.VID:
+			// Copied by an earlier attempt that did not get to know it.
+			t.slots[idx] = v.VID
+		case slices.Contains(t.vids, ours):
 			// The first bytes are written over themselves, as a request without
 			// payload is nothing that the daemon has been seen to take.
 			var head [512]byte
-			if err := s.cl.readObject(ctx, wire.DataOID(old.VID, idx), head[:], 0); err != nil {
+			if err := s.cl.readObject(ctx, wire.DataOID(ours, idx), head[:], 0); err != nil {
 				return err
 			}
-			// The slot is wrong and must not be taken for the base: the object is.
-			base := &volume{Inode: v.Inode, slots: newSlots(idx + 1)}
-			base.slots[i].Store(old.VID)
-			if err := s.createObject(ctx, base, idx, 0, head[:]); err != nil {
+			v.slots[idx].Store(ours) // the base of the copy
+			err := s.createObject(ctx, v, idx, 0, head[:])
+			if v.slots[idx].Load() == v.VID {
+				t.slots[idx] = v.VID
+			}
+			if err != nil {
 				return err
 			}
-			v.slots[i].Store(v.VID)
 		}
 	}
 	return nil

@@ -127,9 +127,10 @@ func (s *Store) physicalBlock(v *volume) int {
 
 // Capabilities leaves out what modifies if the store is read-only.
 func (s *Store) Capabilities() backing.Caps {
-	c := backing.CapDiscard | backing.CapWriteZeroes | backing.CapExtents | backing.CapResize | backing.CapRefresh | backing.CapWriteFUA
+	c := backing.CapDiscard | backing.CapWriteZeroes | backing.CapExtents | backing.CapResize | backing.CapRefresh | backing.CapWriteFUA |
+		backing.CapSnapshot
 	if s.readOnly {
-		c &^= backing.CapsModify
+		c &^= backing.CapsModify | backing.CapSnapshot
 	}
 	return c
 }

@@ -53,7 +53,7 @@ func (s *Store) discard(ctx context.Context, v *volume, idx uint32) error {
 	if err := s.cl.discard(ctx, v.VID, idx); err != nil {
 		return err
 	}
-	v.slots[idx].Store(0)
+	v.set(idx, 0)
 	return nil
 }
 
@@ -181,11 +181,14 @@ func (s *Store) resize(ctx context.Context, from *volume, size int64) (again boo
 
 // grow makes a larger volume of v the store's. The gate is held alone.
 func (s *Store) grow(v *volume, size int64) {
-	n := &volume{Inode: v.Inode}
-	n.Size = uint64(size)
-	n.slots = newSlots(n.Objects())
+	inode := v.Inode
+	inode.Size = uint64(size)
+	n := newVolume(inode)
 	for i := range v.slots {
 		n.slots[i].Store(v.slots[i].Load())
+	}
+	for i := range v.touched {
+		n.touched[i].Store(v.touched[i].Load())
 	}
 	s.vol.Store(n)
 	s.size.Store(size)

@@ -20,6 +20,23 @@ type volume struct {
 	// slots say which VDI has each data object; 0 is a hole. A slot changes only
 	// under the lock of its index, held alone, or with the store's gate held alone.
 	slots []atomic.Uint32
+	// touched has a bit for each slot that we have changed; see Store.repair.
+	touched []atomic.Uint32
+}
+
+func newVolume(n wire.Inode) *volume {
+	objects := n.Objects()
+	return &volume{Inode: n, slots: make([]atomic.Uint32, objects), touched: make([]atomic.Uint32, (objects+31)/32)}
+}
+
+// set changes a slot to what the index of the inode says.
+func (v *volume) set(idx, vid uint32) {
+	v.touched[idx/32].Or(1 << (idx % 32))
+	v.slots[idx].Store(vid)
+}
+
+func (v *volume) wasTouched(idx uint32) bool {
+	return v.touched[idx/32].Load()&(1<<(idx%32)) != 0
 }
 
 // lookup asks for the id of a VDI: of the working one without tag and snapid.
@@ -79,7 +96,7 @@ func (c *client) load(ctx context.Context, vid uint32) (*volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &volume{Inode: n, slots: newSlots(n.Objects())}
+	v := newVolume(n)
 	buf := make([]byte, min(indexPiece, 4*len(v.slots)))
 	for i := 0; i < len(v.slots); {
 		p := buf[:min(len(buf), 4*(len(v.slots)-i))]

@@ -19,6 +19,11 @@ type Request struct {
 // Data reports whether the request reads or changes a data object or an inode.
 func (r Request) Data() bool { return r.Op >= wire.OpCreateAndWrite && r.Op <= wire.OpDiscard }
 
+// IndexUpdate reports whether the request writes slots of an inode's index.
+func (r Request) IndexUpdate() bool {
+	return r.Op == wire.OpWrite && wire.IsInode(r.OID) && r.Offset >= wire.OffIndex
+}
+
 // Kind is a kind of fault.
 type Kind int
 

@@ -2,6 +2,7 @@ package sheepfake
 
 import (
 	"net/netip"
+	"runtime"
 	"slices"
 
 	"blockgate/backing/sheepdog/internal/wire"
@@ -102,17 +103,22 @@ func (c *Cluster) newVDI(r *wire.Request, p []byte, resp *wire.Response) wire.Re
 		}
 		from := c.find(wire.InodeOID(base))
 		old, _ := c.inode(base)
-		if snapshot {
-			n.SnapID = old.SnapID + 1
-			var t [8]byte
-			wire.PutSlot(t[:], 0, uint32(c.now()))
-			wire.PutSlot(t[:], 1, uint32(c.now()>>32))
-			from.write(t[:], wire.OffSnapCtime)
-			v.snapshot = true
-		}
 		n.Parent = base
 		index = make([]byte, 4*n.Objects())
 		from.read(index, wire.OffIndex)
+		if snapshot {
+			// The daemon writes back all it has read: an update of the index that
+			// came between is lost, in both.
+			runtime.Gosched()
+			n.SnapID = old.SnapID + 1
+			var t [8]byte
+			now := c.now()
+			wire.PutSlot(t[:], 0, uint32(now))
+			wire.PutSlot(t[:], 1, uint32(now>>32))
+			from.write(index, wire.OffIndex)
+			from.write(t[:], wire.OffSnapCtime)
+			v.snapshot = true
+		}
 	}
 	vid := wire.HashVDI(name)
 	for vid == 0 || c.vdis[vid] != nil {
