@@ -2,7 +2,7 @@ package outside
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -18,94 +18,50 @@ import (
 )
 
 const (
-	crashIQN     = "iqn.2025-01.io.blockgate.test:crash"
-	crashBlock   = 4096
-	crashBlocks  = 512
-	crashWriters = 8
-	sectorSize   = 512
+	crashIQN = "iqn.2025-01.io.blockgate.test:crash"
+	// LUNs: written under a reservation that never changes, and quarrelled over.
+	loadLUN, quarrelLUN = 0, 1
+	loadNode            = 100
+	loadKey             = 0x10ad
 )
 
-// ledger knows what a block may hold: its versions count up, each sector
-// carries the number of its block and the version.
-type ledger struct {
-	mu      sync.Mutex
-	issued  [crashBlocks]uint64 // last version sent
-	acked   [crashBlocks]uint64 // last version answered GOOD
-	flushed [crashBlocks]uint64 // last version answered before a flush that was answered GOOD
-}
-
-func stamp(p []byte, block int, version uint64) {
-	for at := 0; at < len(p); at += sectorSize {
-		binary.BigEndian.PutUint64(p[at:], uint64(block))
-		binary.BigEndian.PutUint64(p[at+8:], version)
-		for i := at + 16; i < at+sectorSize; i++ {
-			p[i] = byte(version) ^ byte(i)
-		}
+// holdLoad makes the session the one that may write.
+func holdLoad(t *testing.T, s *initiator.Session) {
+	t.Helper()
+	ctx := context.Background()
+	if err := reserveOut(ctx, s, loadLUN, prRegister, 0, 0, loadKey); err != nil {
+		t.Fatal(err)
+	}
+	if err := reserveOut(ctx, s, loadLUN, prReserve, writeExclusive, loadKey, 0); err != nil {
+		t.Fatal(err)
 	}
 }
 
-// check compares a block read back: each sector holds one whole version, not
-// older than the flushed one and not newer than the last one sent.
-func (l *ledger) check(p []byte, block int) error {
-	var want [sectorSize]byte
-	for at := 0; at < len(p); at += sectorSize {
-		version := binary.BigEndian.Uint64(p[at+8:])
-		if version == 0 && l.flushed[block] == 0 {
-			if string(p[at:at+sectorSize]) != string(make([]byte, sectorSize)) {
-				return fmt.Errorf("block %d, byte %d: neither empty nor written", block, at)
-			}
-			continue
-		}
-		if version < l.flushed[block] || version > l.issued[block] {
-			return fmt.Errorf("block %d, byte %d: version %d; flushed was %d, acknowledged %d, sent %d",
-				block, at, version, l.flushed[block], l.acked[block], l.issued[block])
-		}
-		stamp(want[:], block, version)
-		if string(p[at:at+sectorSize]) != string(want[:]) {
-			return fmt.Errorf("block %d, byte %d: not what version %d was", block, at, version)
-		}
+// checkLoad tells whether that is so still.
+func checkLoad(ctx context.Context, s *initiator.Session, cfg initiator.Config) error {
+	want := reservations{keys: map[string]uint64{nodeName(loadNode): loadKey}, holder: nodeName(loadNode), typ: writeExclusive}
+	got, err := readReservations(ctx, s, loadLUN)
+	if err != nil {
+		return err
+	}
+	if !got.equal(want) {
+		return fmt.Errorf("the load's reservation is %+v, was %+v", got, want)
+	}
+	other, err := initiator.Dial(ctx, node(cfg, loadNode+1))
+	if err != nil {
+		return err
+	}
+	defer other.Close()
+	err = execute(ctx, other, &initiator.Command{LUN: initiator.LUN(loadLUN), Out: make([]byte, sectorSize), CDB: []byte{0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0}})
+	if !isConflict(err) {
+		return fmt.Errorf("a stranger's write was answered with %v, not RESERVATION CONFLICT", err)
 	}
 	return nil
 }
 
-// load writes until the target goes away; every 16 writes a writer flushes.
-func (l *ledger) load(disk *initiator.Disk, writer int, seed uint64, writes *atomic.Int64) error {
-	rng := rand.New(rand.NewPCG(seed, uint64(writer)))
-	p := make([]byte, crashBlock)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	for {
-		for range 16 {
-			block := rng.IntN(crashBlocks/crashWriters)*crashWriters + writer
-			l.mu.Lock()
-			l.issued[block]++
-			version := l.issued[block]
-			l.mu.Unlock()
-			stamp(p, block, version)
-			if err := disk.WriteAt(ctx, p, int64(block)*crashBlock); err != nil {
-				return err
-			}
-			l.mu.Lock()
-			l.acked[block] = version
-			l.mu.Unlock()
-			writes.Add(1)
-		}
-		l.mu.Lock()
-		before := l.acked
-		l.mu.Unlock()
-		if err := disk.Flush(ctx); err != nil {
-			return err
-		}
-		l.mu.Lock()
-		for b := writer; b < crashBlocks; b += crashWriters {
-			l.flushed[b] = before[b]
-		}
-		l.mu.Unlock()
-	}
-}
-
-// kill -9 under load: nothing that was flushed is lost, and neither is any
-// object that was made.
+// kill -9 under load and in the middle of a cluster that quarrels over a unit:
+// nothing that was flushed is lost, neither is any object that was made, and
+// reservations are as they were.
 func TestCrash(t *testing.T) {
 	d := newDaemon(t)
 	rounds, until := 3, time.Now()
@@ -117,13 +73,16 @@ func TestCrash(t *testing.T) {
 		if err != nil {
 			t.Fatalf("BLOCKGATE_SOAK_SECONDS=%q: %v", s, err)
 		}
-		rounds, until = 1, until.Add(time.Duration(seconds)*time.Second)
+		rounds, until = 50, until.Add(time.Duration(seconds)*time.Second)
 	}
 	listen := "127.0.0.1:" + freePort(t)
 	cfg := initiator.Config{Addrs: []string{listen}, TargetName: crashIQN}
 	d.start(t, "--listen", listen)
 	d.cli(t, "volume", "create", "disk", filepath.Join(d.dir, "disk.img"), "--size", "64M")
 	d.cli(t, "target", "create", crashIQN, "--volume", "disk", "--allow", "all")
+	d.cli(t, "volume", "create", "shared", filepath.Join(d.dir, "shared.img"), "--size", "1M")
+	d.cli(t, "lun", "add", crashIQN, "shared", "--number", fmt.Sprint(quarrelLUN))
+	cluster := newQuarrel(cfg, quarrelLUN, 4)
 
 	var book ledger
 	// Volumes v<gone> to v<made-1> exist for certain; the oldest go, so that hours
@@ -134,11 +93,11 @@ func TestCrash(t *testing.T) {
 	ctx := context.Background()
 	open := func() (*initiator.Session, *initiator.Disk) {
 		t.Helper()
-		s, err := initiator.Dial(ctx, cfg)
+		s, err := initiator.Dial(ctx, node(cfg, loadNode))
 		if err != nil {
 			t.Fatal(err)
 		}
-		disk, err := s.Unit(0).OpenDisk(ctx)
+		disk, err := s.Unit(loadLUN).OpenDisk(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,11 +107,16 @@ func TestCrash(t *testing.T) {
 	for ; n < rounds || time.Now().Before(until); n++ {
 		seed := uint64(time.Now().UnixNano())
 		session, disk := open()
+		if n == 0 {
+			holdLoad(t, session)
+		}
+		var quarrelled error
 		var writes atomic.Int64
 		var ended sync.WaitGroup
 		for w := range crashWriters {
 			ended.Go(func() { book.load(disk, w, seed, &writes) })
 		}
+		ended.Go(func() { quarrelled = cluster.run(ctx, rand.New(rand.NewPCG(seed, 2))) })
 		ended.Go(func() {
 			for { // ends with the daemon
 				if _, err := d.api.CreateVolume(ctx, state.Volume{Name: fmt.Sprintf("v%d", made), URL: "null:1M"}); err != nil {
@@ -173,11 +137,17 @@ func TestCrash(t *testing.T) {
 		ended.Wait()
 		session.Close()
 		total += writes.Load()
+		if quarrelled != nil {
+			t.Fatalf("round %d (seed %d): before the crash: %v", n, seed, quarrelled)
+		}
 
 		start := time.Now()
 		d.start(t, "--listen", listen)
 		session, disk = open()
 		slowest = max(slowest, time.Since(start))
+		if err := errors.Join(checkLoad(ctx, session, cfg), cluster.check(ctx)); err != nil {
+			t.Fatalf("round %d (seed %d): after the crash: %v", n, seed, err)
+		}
 		p := make([]byte, crashBlock)
 		for b := range crashBlocks {
 			if err := disk.ReadAt(ctx, p, int64(b)*crashBlock); err != nil {
@@ -218,9 +188,9 @@ func TestCrash(t *testing.T) {
 			flushed++
 		}
 	}
-	if flushed == 0 || made == 0 {
-		t.Errorf("nothing was at stake: %d flushed blocks, %d volumes", flushed, made)
+	if flushed == 0 || made == 0 || cluster.changes == 0 {
+		t.Errorf("nothing was at stake: %d flushed blocks, %d volumes, %d changes of reservations", flushed, made, cluster.changes)
 	}
-	figure(t, "%d times kill -9 after %d writes (%d blocks flushed) and %d objects made: nothing lost; back in at most %v",
-		n, total, flushed, made, slowest.Round(time.Millisecond))
+	figure(t, "%d times kill -9 after %d writes (%d blocks flushed), %d objects made and %d changes of reservations: nothing lost; back in at most %v",
+		n, total, flushed, made, cluster.changes, slowest.Round(time.Millisecond))
 }
