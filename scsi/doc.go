@@ -28,7 +28,9 @@
 //	inquiry.go, vpd.go               identity                      SPC-4 §6.6, §7.8
 //	modepages.go, mode*.go           mode parameters               SPC-4 §7.5, SBC-3 §6.4
 //	spc.go, rsoc.go, logsense.go     other primary commands        SPC-4 §6
-//	alua.go                          target port groups            SPC-4 §5.15
+//	alua*.go                         target port groups            SPC-4 §5.15
 //	copy*.go                         third-party copy, ROD tokens  SPC-4 §5.17, SBC-4 §5.12, §5.59
-//	sbc*.go                          block commands                SBC-3 §5
+//	sbc*.go                          block commands                SBC-3 §5, SBC-4 §5.44
+//	sanitize.go, format.go           SANITIZE, FORMAT UNIT         SBC-3 §4.11, §5.3
+//	mmc*.go                          CD and DVD drives             MMC-6
 package scsi
