@@ -378,6 +378,43 @@ func TestPreemptAndAbort(t *testing.T) {
 	}
 }
 
+// TestPreemptAndAbortFencesAll: what the preempted initiator sends at that moment
+// is aborted or refused; none of it reaches the medium later.
+func TestPreemptAndAbortFencesAll(t *testing.T) {
+	r := newRig(t, nil)
+	a, b := r.login("a"), r.login("b")
+	a.expect("REGISTER", a.prOut(0, 0, 0, 0xa, 0), "good")
+	for round := range 300 {
+		b.prOut(6, 0, 0, 0xb, 0) // REGISTER AND IGNORE EXISTING KEY
+		b.expect("RESERVE", b.prOut(1, 0x05, 0xb, 0, 0), "good")
+		b.good(write10(0, 1), block(0)...)
+		started, fenced := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(fenced)
+			for i := 1; ; i++ {
+				w := b.start(scsi.Simple, write10(0, 1), block(byte(i)))
+				if i == 1 {
+					close(started)
+				}
+				<-w.done
+				if w.outcome() != "good" && w.outcome() != "aborted" {
+					return
+				}
+			}
+		}()
+		<-started
+		a.expect("PREEMPT AND ABORT", a.prOut(5, 0x05, 0xa, 0xb, 0), "good")
+		before := a.good(read10(0, 1))
+		<-fenced
+		if after := a.good(read10(0, 1)); !bytes.Equal(before, after) {
+			t.Fatalf("round %d: a write of the preempted came after", round)
+		}
+		a.expect("RELEASE", a.prOut(2, 0x05, 0xa, 0, 0), "good")
+		for b.do(tur).outcome() != "good" { // takes the unit attentions
+		}
+	}
+}
+
 // memReservations is a pr.Store.
 type memReservations struct{ data []byte }
 

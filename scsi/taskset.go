@@ -81,12 +81,18 @@ func (t *Task) Context() context.Context { return &t.set.ctx }
 func (c *Command) implicitHead() bool { return c.NoUA }
 
 // enqueue puts the task into the set. The status is not Good when it was refused:
-// CheckCondition because the unit is no longer there, or what full says.
+// CheckCondition because the unit is no longer there, ReservationConflict, or
+// what full says.
 func (u *Unit) enqueue(t *Task) Status {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed || t.itl.gone {
 		return CheckCondition
+	}
+	// Again, and now so that PREEMPT AND ABORT either refuses the task here or
+	// finds it in the set: it changes the reservation before it looks there.
+	if u.conflicts(t.itl, t.row.Reserve) {
+		return ReservationConflict
 	}
 	if u.ntasks >= maxTasks {
 		return t.itl.full()
