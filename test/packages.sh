@@ -5,13 +5,13 @@
 # Groups: test (make test, make judge, make soak), bench (make bench). Default: test.
 set -u
 declare -A PKGS=(
-    # gcc and libc6-dev: the race detector; kmod, cpio, xz-utils: to build the guest
-    [test]="libiscsi-bin qemu-utils qemu-block-extra tshark qemu-system-x86 kmod cpio xz-utils gcc libc6-dev"
+    # gcc and libc6-dev: the race detector; kmod, cpio, xz-utils: to build the guest; genisoimage: its CD
+    [test]="libiscsi-bin qemu-utils qemu-block-extra tshark qemu-system-x86 kmod cpio xz-utils genisoimage gcc libc6-dev"
     [bench]="tgt istgt iproute2 strace"
 )
 # What must be callable, or there, afterwards.
 declare -A CMDS=(
-    [test]="iscsi-ls iscsi-inq iscsi-readcapacity16 iscsi-test-cu qemu-img qemu-io tshark qemu-system-x86_64 depmod cpio xz gcc /usr/include/stdlib.h /usr/lib/*/qemu/block-iscsi.so"
+    [test]="iscsi-ls iscsi-inq iscsi-readcapacity16 iscsi-test-cu qemu-img qemu-io tshark qemu-system-x86_64 depmod cpio xz genisoimage gcc /usr/include/stdlib.h /usr/lib/*/qemu/block-iscsi.so"
     [bench]="tgtd tgtadm istgt ip ss strace"
 )
 check=0

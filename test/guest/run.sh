@@ -1,40 +1,42 @@
 #!/bin/bash
 # Runs scripts inside the guest, one after the other in one boot, and prints what they print.
-#   run.sh [-t SECONDS] [-k LOGDIR] [-v KEY=VALUE]... SCRIPT...
+#   run.sh [-x] [-t SECONDS] [-k LOGDIR] [-v KEY=VALUE]... SCRIPT...
+#     -x  with what build.sh -x adds to the guest
 # The scripts find the values of -v in their environment (through lib.sh) and the host's
 # loopback at 10.0.2.2. Exit status: 0 if every script succeeded, 1 if one did not, 124 at
 # the time limit (300 s), 125 if the guest died; then the console's end is shown.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 dir=${BLOCKGATE_GUEST_DIR:-$HOME/.cache/blockgate-guest}
-limit=300 keep='' vars=()
-while getopts t:k:v: o; do
+limit=300 keep='' vars=() extra=() mem=512
+while getopts xt:k:v: o; do
     case $o in
+    x) extra=(-x) mem=1024 ;;
     t) limit=$OPTARG ;; k) keep=$OPTARG ;; v) vars+=("$OPTARG") ;;
-    *) sed -n 2,7p "$0" >&2; exit 2 ;;
+    *) sed -n 2,8p "$0" >&2; exit 2 ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# -ge 1 ] || { sed -n 2,7p "$0" >&2; exit 2; }
-"$here/build.sh" >&2 || exit 2
+[ $# -ge 1 ] || { sed -n 2,8p "$0" >&2; exit 2; }
+"$here/build.sh" ${extra[@]+"${extra[@]}"} >&2 || exit 2
 tmp=$(mktemp -d)
 qemu=
 trap '[ -n "$qemu" ] && kill -KILL $qemu 2>/dev/null; rm -rf "$tmp"' EXIT
 trap 'exit 143' TERM INT
 
-# The job is a second archive behind the initrd; the kernel unpacks both.
+# The job is one more archive behind the initrd; the kernel unpacks them all.
 mkdir -p "$tmp/add/job"
 n=10
 for s in "$@"; do cp "$s" "$tmp/add/job/$n-$(basename "$s")"; n=$((n + 1)); done
 for v in ${vars[@]+"${vars[@]}"}; do printf "%s='%s'\n" "${v%%=*}" "${v#*=}"; done >"$tmp/add/job/env"
-{ cat "$dir/initrd" && (cd "$tmp/add" && find . | cpio -o -H newc -R 0:0 --quiet); } >"$tmp/initrd"
+{ cat "$dir/initrd" ${extra:+"$dir/initrd-extra"} && (cd "$tmp/add" && find . | cpio -o -H newc -R 0:0 --quiet); } >"$tmp/initrd"
 
 logs=${keep:-$tmp}
 mkdir -p "$logs"
 : >"$logs/guest.out"
 # Emulation only (-accel tcg): it must run where there is no KVM. A simple processor is the
 # quickest to emulate.
-nice qemu-system-x86_64 -M q35,usb=off,smm=off -accel tcg -cpu Nehalem -smp 1 -m 512 \
+nice qemu-system-x86_64 -M q35,usb=off,smm=off -accel tcg -cpu Nehalem -smp 1 -m $mem \
     -nodefaults -no-user-config -no-reboot -display none -vga none \
     -serial "file:$logs/guest.console" -serial "file:$logs/guest.out" \
     -kernel "$dir/vmlinux" -initrd "$tmp/initrd" \

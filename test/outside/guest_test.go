@@ -12,11 +12,11 @@ import (
 )
 
 // guest boots Linux once and runs scripts of test/guest in it; each line of
-// "ok …" or "FAIL …" becomes a subtest.
-func guest(t *testing.T, limit time.Duration, scripts []string, vars map[string]string) {
+// "ok …" or "FAIL …" becomes a subtest. More options go to test/guest/run.sh.
+func guest(t *testing.T, limit time.Duration, scripts []string, vars map[string]string, options ...string) {
 	t.Helper()
 	logs := t.TempDir()
-	args := []string{"-t", fmt.Sprint(int(limit.Seconds())), "-k", logs}
+	args := append([]string{"-t", fmt.Sprint(int(limit.Seconds())), "-k", logs}, options...)
 	for k, v := range vars {
 		args = append(args, "-v", k+"="+v)
 	}
@@ -83,12 +83,52 @@ func chapTarget(t *testing.T) map[string]string {
 	}
 }
 
-// A Linux guest with open-iscsi: a file system, and CHAP.
+// A Linux guest: a file system, CHAP, sg3_utils and a CD drive.
 func TestGuest(t *testing.T) {
-	e := serve(t, filepath.Join(t.TempDir(), "disk.img"), "--size", "256M")
-	vars := chapTarget(t)
-	vars["PORT"], vars["IQN"], vars["SIZE"] = e.port(), e.iqn(), fmt.Sprint(256<<20)
-	guest(t, 5*time.Minute, []string{"basic.sh", "chap.sh"}, vars)
+	const size = 256 << 20
+	h := newGuestHost(t)
+	h.disk(t, "a", 0, size)
+	h.disk(t, "b", 1, size)
+	vars := h.vars(t)
+	for k, v := range chapTarget(t) {
+		vars[k] = v
+	}
+	disc, sum := h.disc(t, 2)
+	vars["CD_LUN"], vars["CD_SIZE"], vars["CD_SUM"] = "2", fmt.Sprint(disc), sum
+	vars["SIZE"], vars["LUNS"] = fmt.Sprint(size), "3"
+	guest(t, 8*time.Minute, []string{"basic.sh", "chap.sh", "sg.sh", "cd.sh"}, vars)
+}
+
+// Two initiators and their reservations, two portal groups and their states, a
+// disk that grows.
+func TestGuestCluster(t *testing.T) {
+	needsAll(t)
+	const size = 64 << 20
+	h := newGuestHost(t)
+	h.disk(t, "a", 0, size)
+	vars := h.vars(t)
+	vars["VOLUME"], vars["SIZE"] = "a", fmt.Sprint(size)
+	guest(t, 8*time.Minute, []string{"pr.sh", "alua.sh", "resize.sh"}, vars)
+}
+
+// What ext4 and xfs delete comes back to the host's file.
+func TestGuestTrim(t *testing.T) {
+	needsAll(t)
+	h := newGuestHost(t)
+	h.disk(t, "a", 0, 512<<20)
+	vars := h.vars(t)
+	vars["VOLUME"] = "a"
+	guest(t, 8*time.Minute, []string{"trim.sh"}, vars, "-x")
+}
+
+// dm-multipath over two portal groups, under a load that verifies, while paths
+// go away and come back.
+func TestGuestMultipath(t *testing.T) {
+	needsAll(t)
+	h := newGuestHost(t)
+	h.disk(t, "a", 0, 64<<20)
+	vars := h.vars(t)
+	guest(t, 15*time.Minute, []string{"multipath.sh"}, vars, "-x")
 }
 
 // The negotiated parameters in two dozen combinations.
