@@ -131,7 +131,7 @@ func TestHelp(t *testing.T) {
 	for _, p := range strings.Split("serve,daemon,volume,volume create,volume list,volume show,volume resize,volume retry,volume delete,"+
 		"target,target create,target list,target show,target set,target delete,target group,target group list,target group set,lun,lun add,lun remove,lun list,portal,portal add,portal remove,portal list,"+
 		"initiator,initiator allow,initiator deny,initiator list,account,account create,account list,account delete,"+
-		"apply,diff,export,history,rollback,"+
+		"apply,diff,export,import,history,rollback,"+
 		"session,session list,session close,engine,engine list,status,selftest,bench,ls,version,completion", ",") {
 		pages = append(pages, strings.Fields(p))
 	}
