@@ -14,7 +14,7 @@ build: $(BIN)/blockgate ## bin/blockgate, static, with its other names beside it
 
 $(BIN)/blockgate: FORCE
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/blockgate
-	@for n in tgtd tgtadm; do ln -sf blockgate $(BIN)/$$n; done
+	@for n in tgtd tgtadm tgt-admin tgt-setup-lun tgtimg; do ln -sf blockgate $(BIN)/$$n; done
 
 DISK ?= $(BIN)/demo.img
 SIZE ?= 1G

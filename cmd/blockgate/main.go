@@ -1,5 +1,5 @@
 // Command blockgate turns any storage into an iSCSI SAN disk. Called by the
-// name of a tool that it replaces (tgtd, tgtadm), or with that name as its first
+// name of a tool that it replaces (tgtd, tgtadm, tgt-admin), or with that name as its first
 // argument, it speaks that tool's command line.
 package main
 
@@ -16,6 +16,15 @@ func main() {
 	personalities := map[string]func(context.Context, []string) int{
 		"tgtd": func(ctx context.Context, args []string) int {
 			return tgt.RunTgtd(ctx, args, os.Stdout, os.Stderr, os.Getenv)
+		},
+		"tgt-admin": func(_ context.Context, args []string) int {
+			return tgt.RunTgtAdmin(args, os.Stdout, os.Stderr, os.Getenv)
+		},
+		"tgt-setup-lun": func(_ context.Context, args []string) int {
+			return tgt.RunTgtSetupLUN(args, os.Stdout, os.Stderr, os.Getenv)
+		},
+		"tgtimg": func(_ context.Context, args []string) int {
+			return tgt.RunTgtimg(args, os.Stdout, os.Stderr)
 		},
 		"tgtadm": func(_ context.Context, args []string) int {
 			return tgt.RunTgtadm(args, os.Stdout, os.Stderr, os.Getenv)

@@ -55,7 +55,7 @@ func buildBinary(dir string) error {
 			return fmt.Errorf("build: %w\n%s", err, out)
 		}
 	}
-	for _, name := range []string{"tgtd", "tgtadm"} {
+	for _, name := range []string{"tgtd", "tgtadm", "tgt-admin", "tgt-setup-lun", "tgtimg"} {
 		if err := os.Symlink("blockgate", filepath.Join(dir, name)); err != nil {
 			return err
 		}
