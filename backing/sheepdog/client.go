@@ -214,7 +214,7 @@ func (c *client) leaveGateway(ctx context.Context, k *conn) {
 // effort says how a request is tried.
 type effort struct {
 	patient bool // the answer may take minutes
-	once    bool // a lost connection is an error: errLost
+	once    bool // never sent twice: a lost connection is errLost, a temporary result an error
 }
 
 // do sends a request until it is answered for good. out is the payload to send,
@@ -274,11 +274,13 @@ func (c *client) insist(ctx context.Context, x *call, err error, e effort) error
 		if err != nil {
 			if _, no := errors.AsType[unsent](err); !no {
 				lost = time.Now()
-				if e.once {
-					c.settle(lost)
-					return err
-				}
 			}
+		}
+		if e.once && (err == nil || !lost.IsZero()) {
+			if err != nil {
+				c.settle(lost)
+			}
+			return err
 		}
 		switch final := (errFinal{}); {
 		case err == nil && !x.resp.Result.Temporary():

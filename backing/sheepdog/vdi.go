@@ -124,7 +124,9 @@ func (c *client) stillWorking(ctx context.Context, vid uint32) error {
 }
 
 // newVDI creates (no base), clones (base) or snapshots (snapshot) and returns the
-// id of the new working VDI. A lost connection is errLost.
+// id of the new working VDI. It is sent once: a snapshot whose base is not the
+// working VDI any more, because the first request came through after all, would
+// put the working VDI back to what the base had.
 func (c *client) newVDI(ctx context.Context, name string, from *wire.Inode, base uint32, snapshot bool) (uint32, error) {
 	req := wire.Request{Op: wire.OpNewVDI, Flags: wire.FlagWrite, VDISize: from.Size, BaseVID: base,
 		Copies: from.Copies, CopyPolicy: from.CopyPolicy, BlockShift: from.BlockShift}

@@ -98,26 +98,18 @@ func (c *Cluster) newVDI(r *wire.Request, p []byte, resp *wire.Response) wire.Re
 	var index []byte
 	if base := r.BaseVID; base != 0 {
 		v := c.vdis[base]
-		if v == nil || snapshot && base != current {
+		if v == nil {
 			return wire.NoBaseVDI
 		}
-		from := c.find(wire.InodeOID(base))
-		old, _ := c.inode(base)
 		n.Parent = base
 		index = make([]byte, 4*n.Objects())
-		from.read(index, wire.OffIndex)
+		c.find(wire.InodeOID(base)).read(index, wire.OffIndex)
 		if snapshot {
-			// The daemon writes back all it has read: an update of the index that
-			// came between is lost, in both.
-			runtime.Gosched()
+			// It is the working VDI that becomes the snapshot; with another base
+			// the new one is put back to that.
+			old, _ := c.inode(current)
 			n.SnapID = old.SnapID + 1
-			var t [8]byte
-			now := c.now()
-			wire.PutSlot(t[:], 0, uint32(now))
-			wire.PutSlot(t[:], 1, uint32(now>>32))
-			from.write(index, wire.OffIndex)
-			from.write(t[:], wire.OffSnapCtime)
-			v.snapshot = true
+			c.freeze(current, &old)
 		}
 	}
 	vid := wire.HashVDI(name)
@@ -141,6 +133,23 @@ func (c *Cluster) newVDI(r *wire.Request, p []byte, resp *wire.Response) wire.Re
 	c.vdis[vid] = &vdi{}
 	resp.VID, resp.Copies, resp.BlockShift = vid, n.Copies, n.BlockShift
 	return wire.Success
+}
+
+// freeze makes a VDI a snapshot. mu is held.
+func (c *Cluster) freeze(vid uint32, n *wire.Inode) {
+	o := c.find(wire.InodeOID(vid))
+	index := make([]byte, 4*n.Objects())
+	o.read(index, wire.OffIndex)
+	// The daemon writes back all it has read: an update of the index that came
+	// between is lost.
+	runtime.Gosched()
+	var t [8]byte
+	now := c.now()
+	wire.PutSlot(t[:], 0, uint32(now))
+	wire.PutSlot(t[:], 1, uint32(now>>32))
+	o.write(index, wire.OffIndex)
+	o.write(t[:], wire.OffSnapCtime)
+	c.vdis[vid].snapshot = true
 }
 
 // info answers lookups, with a lock or without.
