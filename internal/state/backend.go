@@ -74,13 +74,13 @@ func decode(items []Item, revision uint64) (*Snapshot, error) {
 		case KindTarget:
 			var t Target
 			if err = json.Unmarshal(it.Value, &t); err == nil {
-				b.targets[name] = Stored[Target]{t, it.Revision}
-				b.ids[t.ID] = name
+				b.targets.set(name, Stored[Target]{t, it.Revision})
+				b.ids.set(t.ID, name)
 				for _, l := range t.LUNs {
-					b.users[l.Volume] = append(b.users[l.Volume], LUNRef{name, l.Number})
+					b.users.set(l.Volume, append(b.users.get(l.Volume), LUNRef{name, l.Number}))
 				}
 				for _, id := range t.PortIDs {
-					b.portUses[id]++
+					b.portUses.set(id, b.portUses.get(id)+1)
 				}
 			}
 		case KindAccount:
@@ -100,12 +100,12 @@ func decode(items []Item, revision uint64) (*Snapshot, error) {
 	return b.Snapshot, nil
 }
 
-func load[T any](m map[string]Stored[T], name string, it Item) error {
+func load[T any](m *table[string, Stored[T]], name string, it Item) error {
 	var v T
 	if err := json.Unmarshal(it.Value, &v); err != nil {
 		return err
 	}
-	m[name] = Stored[T]{v, it.Revision}
+	m.set(name, Stored[T]{v, it.Revision})
 	return nil
 }
 
@@ -161,16 +161,16 @@ func (p *Plan) invert(rev uint64) (Txn, error) {
 func (s *Snapshot) resource(k Kind, name string) (any, uint64) {
 	switch k {
 	case KindVolume:
-		v := s.volumes[name]
+		v := s.volumes.get(name)
 		return v.Value, v.Revision
 	case KindTarget:
-		v := s.targets[name]
+		v := s.targets.get(name)
 		return v.Value, v.Revision
 	case KindAccount:
-		v := s.accounts[name]
+		v := s.accounts.get(name)
 		return v.Value, v.Revision
 	case KindPortal:
-		v := s.portals[name]
+		v := s.portals.get(name)
 		return v.Value, v.Revision
 	}
 	return s.system.Value, s.system.Revision
@@ -186,21 +186,21 @@ func (p *Plan) stamp(rev uint64) {
 		}
 		switch c.Kind {
 		case KindVolume:
-			v := n.volumes[c.Name]
+			v := n.volumes.get(c.Name)
 			v.Revision = rev
-			n.volumes[c.Name] = v
+			n.volumes.set(c.Name, v)
 		case KindTarget:
-			v := n.targets[c.Name]
+			v := n.targets.get(c.Name)
 			v.Revision = rev
-			n.targets[c.Name] = v
+			n.targets.set(c.Name, v)
 		case KindAccount:
-			v := n.accounts[c.Name]
+			v := n.accounts.get(c.Name)
 			v.Revision = rev
-			n.accounts[c.Name] = v
+			n.accounts.set(c.Name, v)
 		case KindPortal:
-			v := n.portals[c.Name]
+			v := n.portals.get(c.Name)
 			v.Revision = rev
-			n.portals[c.Name] = v
+			n.portals.set(c.Name, v)
 		case KindSystem:
 			n.system.Revision = rev
 		}

@@ -5,9 +5,8 @@ import (
 	"slices"
 )
 
-// builder is a snapshot in the making. Maps are copied at their first change,
-// so that a transaction costs one copy whatever its length, and a failed one
-// leaves nothing behind.
+// builder is a snapshot in the making. Tables are copied at their first change,
+// so that a failed transaction leaves nothing behind.
 type builder struct {
 	*Snapshot
 	base   *Snapshot
@@ -28,14 +27,14 @@ func (b *builder) own(k Kind) {
 	b.owned[k] = true
 	switch k {
 	case KindVolume:
-		b.volumes = maps.Clone(b.volumes)
+		b.volumes = b.volumes.edit()
 	case KindTarget:
-		b.targets, b.ids = maps.Clone(b.targets), maps.Clone(b.ids)
-		b.users, b.portUses = maps.Clone(b.users), maps.Clone(b.portUses)
+		b.targets, b.ids = b.targets.edit(), b.ids.edit()
+		b.users, b.portUses = b.users.edit(), b.portUses.edit()
 	case KindAccount:
-		b.accounts = maps.Clone(b.accounts)
+		b.accounts = b.accounts.edit()
 	case KindPortal:
-		b.portals = maps.Clone(b.portals)
+		b.portals = b.portals.edit()
 	}
 }
 
@@ -71,13 +70,13 @@ func (b *builder) changes() []Change {
 func (s *Snapshot) has(k Kind, name string) (ok bool) {
 	switch k {
 	case KindVolume:
-		_, ok = s.volumes[name]
+		_, ok = s.volumes.find(name)
 	case KindTarget:
-		_, ok = s.targets[name]
+		_, ok = s.targets.find(name)
 	case KindAccount:
-		_, ok = s.accounts[name]
+		_, ok = s.accounts.find(name)
 	case KindPortal:
-		_, ok = s.portals[name]
+		_, ok = s.portals.find(name)
 	case KindSystem:
 		ok = true
 	}
@@ -86,64 +85,66 @@ func (s *Snapshot) has(k Kind, name string) (ok bool) {
 
 func (b *builder) setVolume(v Volume) {
 	b.own(KindVolume)
-	b.volumes[v.Name] = Stored[Volume]{Value: v, Revision: b.volumes[v.Name].Revision}
+	b.volumes.set(v.Name, Stored[Volume]{Value: v, Revision: b.volumes.get(v.Name).Revision})
 	b.touch(KindVolume, v.Name)
 }
 
 func (b *builder) setTarget(t Target) {
 	b.own(KindTarget)
-	old, had := b.targets[t.Name]
+	old, had := b.targets.find(t.Name)
 	if had {
 		b.dropIndex(&old.Value)
 	}
-	b.ids[t.ID] = t.Name
+	b.ids.set(t.ID, t.Name)
 	for _, l := range t.LUNs {
 		b.use(l.Volume, LUNRef{t.Name, l.Number})
 	}
 	b.givePorts(&t)
 	for _, id := range t.PortIDs {
-		b.portUses[id]++
+		b.portUses.set(id, b.portUses.get(id)+1)
 	}
-	b.targets[t.Name] = Stored[Target]{Value: t, Revision: old.Revision}
+	b.targets.set(t.Name, Stored[Target]{Value: t, Revision: old.Revision})
 	b.touch(KindTarget, t.Name)
 }
 
 func (b *builder) deleteTarget(name string) {
 	b.own(KindTarget)
-	t := b.targets[name].Value
+	t := b.targets.get(name).Value
 	b.dropIndex(&t)
-	delete(b.targets, name)
+	b.targets.delete(name)
 	b.touch(KindTarget, name)
 }
 
 func (b *builder) dropIndex(t *Target) {
-	delete(b.ids, t.ID)
+	b.ids.delete(t.ID)
 	b.idFloor = min(b.idFloor, t.ID)
 	for _, l := range t.LUNs {
 		ref := LUNRef{t.Name, l.Number}
-		refs := slices.DeleteFunc(slices.Clone(b.users[l.Volume]), func(r LUNRef) bool { return r == ref })
+		refs := slices.DeleteFunc(slices.Clone(b.users.get(l.Volume)), func(r LUNRef) bool { return r == ref })
 		if len(refs) == 0 {
-			delete(b.users, l.Volume)
+			b.users.delete(l.Volume)
 		} else {
-			b.users[l.Volume] = refs
+			b.users.set(l.Volume, refs)
 		}
 	}
 	for _, id := range t.PortIDs {
-		if b.portUses[id]--; b.portUses[id] <= 0 {
-			delete(b.portUses, id)
+		if n := b.portUses.get(id); n > 1 {
+			b.portUses.set(id, n-1)
+		} else {
+			b.portUses.delete(id)
 		}
 	}
 }
 
 func (b *builder) use(volume string, ref LUNRef) {
-	refs := append(slices.Clone(b.users[volume]), ref)
+	refs := append(slices.Clone(b.users.get(volume)), ref)
 	slices.SortFunc(refs, lunRefCompare)
-	b.users[volume] = refs
+	b.users.set(volume, refs)
 }
 
 // freeID is the lowest target ID that is free.
 func (b *builder) freeID() int {
-	for b.ids[b.idFloor] != "" || b.idFloor < 1 {
+	for b.ids.get(b.idFloor) != "" || b.idFloor < 1 {
 		b.idFloor++
 	}
 	return b.idFloor
@@ -158,7 +159,7 @@ func (b *builder) givePorts(t *Target) {
 	groups := t.PortalGroups
 	if len(groups) == 0 {
 		groups = []int{1}
-		for _, p := range b.portals {
+		for _, p := range b.portals.all() {
 			groups = append(groups, p.Value.Group)
 		}
 	}
@@ -190,10 +191,10 @@ func (b *builder) freePort(own map[int]uint16) uint16 {
 		taken[id] = true
 	}
 	// The ids in use are mostly 1…n: begin behind them and wrap once.
-	start := min(len(b.portUses), 65534)
+	start := min(b.portUses.len(), 65534)
 	for i := range 65535 {
 		id := uint16((start+i)%65535 + 1)
-		if b.portUses[id] == 0 && !taken[id] {
+		if b.portUses.get(id) == 0 && !taken[id] {
 			return id
 		}
 	}

@@ -94,26 +94,26 @@ func (b *builder) applyVolume(op *Op) error {
 	if op.Volume != nil {
 		op.Name = op.Volume.Name
 	}
-	old, exists := b.volumes[op.Name]
+	old, exists := b.volumes.find(op.Name)
 	if err := checkVerb(op, exists, old.Revision, op.Volume != nil, CodeVolumeNotFound, CodeVolumeExists); err != nil {
 		return err
 	}
 	if op.Verb == Delete {
-		refs := slices.Clone(b.users[op.Name])
+		refs := slices.Clone(b.users.get(op.Name))
 		if len(refs) > 0 && !op.Force {
 			return conflict(CodeVolumeInUse, KindVolume, op.Name,
 				fmt.Sprintf("blockgate lun remove %s %d, or delete it with --force (initiators will see the LUN vanish)", refs[0].Target, refs[0].Number),
 				"is mapped as LUN %d of target %q%s", refs[0].Number, refs[0].Target, andMore(len(refs)-1))
 		}
 		for _, r := range refs {
-			t := b.targets[r.Target].Value
+			t := b.targets.get(r.Target).Value
 			if i, ok := t.findLUN(r.Number); ok {
 				t.LUNs = slices.Delete(slices.Clone(t.LUNs), i, i+1)
 				b.setTarget(t)
 			}
 		}
 		b.own(KindVolume)
-		delete(b.volumes, op.Name)
+		b.volumes.delete(op.Name)
 		b.touch(KindVolume, op.Name)
 		return nil
 	}
@@ -141,7 +141,7 @@ func (b *builder) applyTarget(op *Op) error {
 	if op.Target != nil {
 		op.Name = op.Target.Name
 	}
-	old, exists := b.targets[op.Name]
+	old, exists := b.targets.find(op.Name)
 	if err := checkVerb(op, exists, old.Revision, op.Target != nil, CodeTargetNotFound, CodeTargetExists); err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (b *builder) applyTarget(op *Op) error {
 	if t.ID == 0 {
 		t.ID = b.freeID()
 	}
-	if other := b.ids[t.ID]; other != "" && other != t.Name {
+	if other := b.ids.get(t.ID); other != "" && other != t.Name {
 		return conflict(CodeTargetIDExists, KindTarget, t.Name, "leave the id away to get a free one", "the id %d belongs to target %q", t.ID, other)
 	}
 	if exists && t.PortIDs == nil {
@@ -176,7 +176,7 @@ func (b *builder) applyTarget(op *Op) error {
 
 // applyPart changes one LUN or access rule of a target.
 func (b *builder) applyPart(op *Op) error {
-	st, ok := b.targets[op.Name]
+	st, ok := b.targets.find(op.Name)
 	if !ok {
 		return missing(CodeTargetNotFound, KindTarget, op.Name, "blockgate target list")
 	}
@@ -242,7 +242,7 @@ func (b *builder) applyAccount(op *Op) error {
 	if op.Account != nil {
 		op.Name = op.Account.User
 	}
-	old, exists := b.accounts[op.Name]
+	old, exists := b.accounts.find(op.Name)
 	if err := checkVerb(op, exists, old.Revision, op.Account != nil, CodeAccountNotFound, CodeAccountExists); err != nil {
 		return err
 	}
@@ -251,7 +251,7 @@ func (b *builder) applyAccount(op *Op) error {
 			return err
 		}
 		b.own(KindAccount)
-		delete(b.accounts, op.Name)
+		b.accounts.delete(op.Name)
 		b.touch(KindAccount, op.Name)
 		return nil
 	}
@@ -267,7 +267,7 @@ func (b *builder) applyAccount(op *Op) error {
 		return err
 	}
 	b.own(KindAccount)
-	b.accounts[a.User] = Stored[Account]{Value: a, Revision: old.Revision}
+	b.accounts.set(a.User, Stored[Account]{Value: a, Revision: old.Revision})
 	b.touch(KindAccount, a.User)
 	return nil
 }
@@ -280,7 +280,7 @@ func (b *builder) releaseAccount(op *Op) error {
 	inUse := func(where string) error {
 		return conflict(CodeAccountInUse, KindAccount, user, "take it from there first, or delete it with --force", "is used by %s", where)
 	}
-	for name, st := range b.targets {
+	for name, st := range b.targets.all() {
 		t := st.Value
 		if !slices.Contains(t.Accounts, user) && t.OutgoingAccount != user {
 			continue
@@ -328,26 +328,26 @@ func (b *builder) applyPortal(op *Op) error {
 	} else if addr, err := ParsePortal(op.Name); err == nil {
 		op.Name = addr
 	}
-	old, exists := b.portals[op.Name]
+	old, exists := b.portals.find(op.Name)
 	if err := checkVerb(op, exists, old.Revision, op.Portal != nil, CodePortalNotFound, CodePortalExists); err != nil {
 		return err
 	}
 	b.own(KindPortal)
 	b.touch(KindPortal, op.Name)
 	if op.Verb == Delete {
-		delete(b.portals, op.Name)
+		b.portals.delete(op.Name)
 		return nil
 	}
 	op.keepScope(&p.Scope, old.Value.Scope)
 	newGroup := true
-	for _, q := range b.portals {
+	for _, q := range b.portals.all() {
 		newGroup = newGroup && q.Value.Group != p.Group
 	}
-	b.portals[p.Address] = Stored[Portal]{Value: p, Revision: old.Revision}
+	b.portals.set(p.Address, Stored[Portal]{Value: p, Revision: old.Revision})
 	if newGroup && p.Group != 1 {
 		// Targets that are in every group get a port in this one.
-		for _, name := range sortedKeys(b.targets) {
-			if t := b.targets[name].Value; len(t.PortalGroups) == 0 && t.PortIDs[p.Group] == 0 {
+		for _, name := range sortedNames(b.targets) {
+			if t := b.targets.get(name).Value; len(t.PortalGroups) == 0 && t.PortIDs[p.Group] == 0 {
 				b.setTarget(t)
 			}
 		}
@@ -360,9 +360,9 @@ func (b *builder) checkReferences() error {
 	for _, c := range b.dirty {
 		switch c.Kind {
 		case KindTarget:
-			t := b.targets[c.Name].Value
+			t := b.targets.get(c.Name).Value
 			for _, l := range t.LUNs {
-				if _, ok := b.volumes[l.Volume]; !ok {
+				if _, ok := b.volumes.find(l.Volume); !ok {
 					e := missing(CodeVolumeNotFound, KindVolume, l.Volume, "blockgate volume list")
 					e.Reason = fmt.Sprintf("does not exist (wanted as LUN %d of target %q)", l.Number, t.Name)
 					return e
@@ -385,8 +385,8 @@ func (b *builder) checkReferences() error {
 				}
 			}
 		case KindVolume:
-			if _, ok := b.volumes[c.Name]; !ok && len(b.users[c.Name]) > 0 {
-				r := b.users[c.Name][0]
+			if _, ok := b.volumes.find(c.Name); !ok && len(b.users.get(c.Name)) > 0 {
+				r := b.users.get(c.Name)[0]
 				return conflict(CodeVolumeInUse, KindVolume, c.Name, "", "is mapped as LUN %d of target %q", r.Number, r.Target)
 			}
 		}
@@ -395,7 +395,7 @@ func (b *builder) checkReferences() error {
 }
 
 func (b *builder) needAccount(user string) error {
-	if _, ok := b.accounts[user]; ok || user == "" {
+	if _, ok := b.accounts.find(user); ok || user == "" {
 		return nil
 	}
 	return missing(CodeAccountNotFound, KindAccount, user, "blockgate account create "+user)
@@ -403,9 +403,9 @@ func (b *builder) needAccount(user string) error {
 
 // checkMutual refuses one secret for both directions (RFC 7143 §12.1.3).
 func (b *builder) checkMutual(t Target) error {
-	out := b.accounts[t.OutgoingAccount].Value.Secret
+	out := b.accounts.get(t.OutgoingAccount).Value.Secret
 	for _, u := range t.Accounts {
-		if b.accounts[u].Value.Secret == out {
+		if b.accounts.get(u).Value.Secret == out {
 			return conflict(CodeInvalidValue, KindTarget, t.Name, "give the target's own account another secret",
 				"accounts %q and %q have the same secret, which mutual CHAP forbids", u, t.OutgoingAccount)
 		}

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"maps"
 	"slices"
 	"strings"
 )
@@ -17,24 +16,24 @@ type Stored[T any] struct {
 // returns is shared and must not be modified.
 type Snapshot struct {
 	revision uint64
-	volumes  map[string]Stored[Volume]
-	targets  map[string]Stored[Target]
-	accounts map[string]Stored[Account]
-	portals  map[string]Stored[Portal]
+	volumes  *table[string, Stored[Volume]]
+	targets  *table[string, Stored[Target]]
+	accounts *table[string, Stored[Account]]
+	portals  *table[string, Stored[Portal]]
 	system   Stored[System]
 
 	// Indexes, kept with the resources.
-	ids      map[int]string      // target by ID
-	users    map[string][]LUNRef // volume → where it is mapped
-	portUses map[uint16]int      // relative target port id → number of uses
-	idFloor  int                 // every target ID below it is taken
+	ids      *table[int, string]      // target by ID
+	users    *table[string, []LUNRef] // volume → where it is mapped
+	portUses *table[uint16, int]      // relative target port id → number of uses
+	idFloor  int                      // every target ID below it is taken
 }
 
 func emptySnapshot() *Snapshot {
 	return &Snapshot{
-		volumes: map[string]Stored[Volume]{}, targets: map[string]Stored[Target]{},
-		accounts: map[string]Stored[Account]{}, portals: map[string]Stored[Portal]{},
-		ids: map[int]string{}, users: map[string][]LUNRef{}, portUses: map[uint16]int{},
+		volumes: newTable[string, Stored[Volume]](), targets: newTable[string, Stored[Target]](),
+		accounts: newTable[string, Stored[Account]](), portals: newTable[string, Stored[Portal]](),
+		ids: newTable[int, string](), users: newTable[string, []LUNRef](), portUses: newTable[uint16, int](),
 	}
 }
 
@@ -42,22 +41,31 @@ func emptySnapshot() *Snapshot {
 func (s *Snapshot) Revision() uint64 { return s.revision }
 
 // Volume finds a volume by name.
-func (s *Snapshot) Volume(name string) (Stored[Volume], bool) { v, ok := s.volumes[name]; return v, ok }
+func (s *Snapshot) Volume(name string) (Stored[Volume], bool) {
+	v, ok := s.volumes.find(name)
+	return v, ok
+}
 
 // Target finds a target by its iSCSI name.
-func (s *Snapshot) Target(name string) (Stored[Target], bool) { v, ok := s.targets[name]; return v, ok }
+func (s *Snapshot) Target(name string) (Stored[Target], bool) {
+	v, ok := s.targets.find(name)
+	return v, ok
+}
 
 // TargetByID finds a target by tgt's tid.
-func (s *Snapshot) TargetByID(id int) (Stored[Target], bool) { return s.Target(s.ids[id]) }
+func (s *Snapshot) TargetByID(id int) (Stored[Target], bool) { return s.Target(s.ids.get(id)) }
 
 // Account finds a CHAP account with its secret.
 func (s *Snapshot) Account(user string) (Stored[Account], bool) {
-	v, ok := s.accounts[user]
+	v, ok := s.accounts.find(user)
 	return v, ok
 }
 
 // Portal finds a portal by its canonical address.
-func (s *Snapshot) Portal(addr string) (Stored[Portal], bool) { v, ok := s.portals[addr]; return v, ok }
+func (s *Snapshot) Portal(addr string) (Stored[Portal], bool) {
+	v, ok := s.portals.find(addr)
+	return v, ok
+}
 
 // System is the gateway's own settings.
 func (s *Snapshot) System() Stored[System] { return s.system }
@@ -67,7 +75,10 @@ func (s *Snapshot) Volumes() []Stored[Volume] { return sorted(s.volumes) }
 
 // Targets lists the targets by ID.
 func (s *Snapshot) Targets() []Stored[Target] {
-	l := slices.Collect(maps.Values(s.targets))
+	l := make([]Stored[Target], 0, s.targets.len())
+	for _, t := range s.targets.all() {
+		l = append(l, t)
+	}
 	slices.SortFunc(l, func(a, b Stored[Target]) int { return a.Value.ID - b.Value.ID })
 	return l
 }
@@ -79,12 +90,12 @@ func (s *Snapshot) Accounts() []Stored[Account] { return sorted(s.accounts) }
 func (s *Snapshot) Portals() []Stored[Portal] { return sorted(s.portals) }
 
 // UsersOf lists where a volume is mapped.
-func (s *Snapshot) UsersOf(volume string) []LUNRef { return s.users[volume] }
+func (s *Snapshot) UsersOf(volume string) []LUNRef { return s.users.get(volume) }
 
-func sorted[T any](m map[string]Stored[T]) []Stored[T] {
-	l := make([]Stored[T], 0, len(m))
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		l = append(l, m[k])
+func sorted[T any](t *table[string, Stored[T]]) []Stored[T] {
+	l := make([]Stored[T], 0, t.len())
+	for _, k := range sortedNames(t) {
+		l = append(l, t.get(k))
 	}
 	return l
 }
