@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"blockgate/backing"
 	"blockgate/internal/state"
@@ -25,6 +26,11 @@ func (r *reconciler) Prepare(ctx context.Context, p *state.Plan) (abandon func()
 		now, _ := p.New.Volume(c.Name)
 		fresh := isNew(now.Value)
 		if e := r.startVolume(ctx, now.Value, !r.restore); e != nil {
+			if e.Code == state.CodeUnknownEngine && forced(p, c) {
+				r.warnings = append(r.warnings, e.Error())
+				r.back(func() { r.note(r.volumes, c.Name, nil) })
+				return nil
+			}
 			r.note(r.volumes, c.Name, nil)
 			return e
 		}
@@ -47,6 +53,14 @@ func (r *reconciler) Prepare(ctx context.Context, p *state.Plan) (abandon func()
 		return nil, err
 	}
 	return r.goBack, nil
+}
+
+// forced tells whether a volume is to be kept though nothing can serve it yet:
+// it is failed until a daemon that has its engine starts.
+func forced(p *state.Plan, c state.Change) bool {
+	return slices.ContainsFunc(p.Ops, func(op state.Op) bool {
+		return op.Kind == c.Kind && op.Verb != state.Delete && op.Force && (op.Name == c.Name || op.Volume != nil && op.Volume.Name == c.Name)
+	})
 }
 
 // grow brings running volumes to the sizes they are to have.

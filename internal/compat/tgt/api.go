@@ -3,6 +3,7 @@ package tgt
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"blockgate/internal/api"
 	v1 "blockgate/internal/api/v1"
@@ -67,6 +68,16 @@ func (l local) Sessions(ctx context.Context, target string) ([]v1.Session, error
 
 func (l local) CloseConnection(ctx context.Context, id uint64, cid uint16) (v1.Result, error) {
 	return v1.Result{}, l.svc.CloseConnection(ctx, id, cid)
+}
+
+// releasePortal stops listening on a portal that tgtd was started with.
+func (l local) releasePortal(ctx context.Context, address string) error {
+	if r, ok := l.svc.(interface {
+		ReleasePortal(ctx context.Context, address string) error
+	}); ok {
+		return r.ReleasePortal(ctx, address)
+	}
+	return errors.ErrUnsupported
 }
 
 func (l local) System(ctx context.Context) (v1.System, error) {

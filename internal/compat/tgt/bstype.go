@@ -2,6 +2,7 @@ package tgt
 
 import (
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,11 +12,10 @@ import (
 
 // bstype is a kind of backing store in tgt's words.
 type bstype struct {
-	name string
-	// scheme is the engine that serves it; empty: none does.
-	scheme string
+	name   string
+	scheme string // of the engine that serves it
 	flags  bool   // takes --bsoflags
-	lacks  string // why there is no engine
+	kind   string // of its units, as the listing names it; empty: disk
 }
 
 // bstypes are listed in tgt's order, with those of its modules and forks at the
@@ -23,18 +23,18 @@ type bstype struct {
 func bstypes() []bstype {
 	return []bstype{
 		{name: "sheepdog", scheme: "sheepdog"},
-		{name: "bsg", lacks: "SCSI devices are not passed through"},
-		{name: "sg", lacks: "SCSI devices are not passed through"},
+		{name: "bsg", scheme: "bsg", kind: "passthrough"},
+		{name: "sg", scheme: "sg", kind: "passthrough"},
 		{name: "null", scheme: "null"},
-		{name: "ssc", lacks: "there are no tapes"},
-		{name: "smc", lacks: "there are no media changers"},
-		{name: "mmc", lacks: "there are no CD drives"},
+		{name: "ssc", scheme: "ssc", kind: "tape"},
+		{name: "smc", scheme: "smc", flags: true, kind: "changer"},
+		{name: "mmc", scheme: "file", flags: true, kind: "cd/dvd"},
 		{name: "rdwr", scheme: "file", flags: true},
 		{name: "aio", scheme: "file"},
 		{name: "rbd", scheme: "rbd", flags: true},
 		{name: "glfs", scheme: "gluster", flags: true},
 		{name: "curve", scheme: "curve", flags: true},
-		{name: "longhorn", lacks: "volumes of Longhorn are not served"},
+		{name: "longhorn", scheme: "longhorn"},
 	}
 }
 
@@ -67,9 +67,6 @@ func defaultBstype(device string) string {
 // scripts look for it in the listing; a relative one is taken from dir, the
 // directory of tgtadm.
 func (b *bstype) store(v *state.Volume, dir, path, flags string) error {
-	if b.scheme == "" {
-		return refuse("bstype %s: %s", b.name, b.lacks)
-	}
 	v.Bstype, v.BackingStore, v.URL = b.name, path, ""
 	v.Direct, v.Sync = b.name == "aio", false
 	if flags != "" {
@@ -97,13 +94,20 @@ func (b *bstype) store(v *state.Volume, dir, path, flags string) error {
 
 func (b *bstype) url(dir, path string) (string, error) {
 	switch b.name {
-	case "rdwr", "aio":
+	case "rdwr", "aio", "mmc":
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(dir, path)
 		}
 		return "file:" + filepath.Clean(path), nil
 	case "null":
 		return "null:1T", nil
+	case "sg", "bsg", "ssc", "smc":
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		if _, err := os.Stat(path); err != nil {
+			return "", refuse("%v", err)
+		}
 	case "rbd":
 		if !strings.Contains(path, "/") {
 			path = "rbd/" + path
@@ -144,7 +148,7 @@ func shown(v *state.Volume) (kind, path string) {
 		scheme, rest, _ := strings.Cut(v.URL, ":")
 		kind = scheme
 		for _, b := range bstypes() {
-			if b.scheme == scheme && scheme != "" {
+			if b.scheme == scheme && b.kind == "" {
 				kind = b.name
 				break
 			}

@@ -29,11 +29,25 @@ func (a *admin) portal() error {
 	} else {
 		res, err = a.api.Apply(a.ctx, state.Op{Verb: state.Delete, Kind: state.KindPortal, Name: addr})
 		if e := state.ErrorOf(err); e != nil && e.Code == state.CodePortalNotFound && a.isRuntime(addr) {
-			err = refuse("portal %s was given to tgtd when it was started, and is listened on until it ends", addr)
+			err = a.releasePortal(addr)
 		}
 	}
 	a.warn(res)
 	return err
+}
+
+// releasePortal stops listening on a portal that tgtd was started with. The next
+// start with the same options has it again.
+func (a *admin) releasePortal(addr string) error {
+	l, ok := a.api.(local)
+	if !ok {
+		return refuse("portal %s was given to tgtd when it was started, and is listened on until it ends", addr)
+	}
+	if err := l.releasePortal(a.ctx, addr); err != nil {
+		return err
+	}
+	a.note(fmt.Sprintf("portal %s is listened on again when tgtd is started with the same options", addr))
+	return nil
 }
 
 func (a *admin) isRuntime(addr string) bool {

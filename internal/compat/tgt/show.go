@@ -130,7 +130,9 @@ func describe(tid int, lun uint64, v *v1.Volume) unitView {
 		readOnly: v.Status.ReadOnly || v.Unit.ReadOnly || v.ReadOnly, swp: v.Status.SWP,
 		thin: v.Status.Thin, flags: flagsShown(&v.Volume),
 	}
-	if v.Unit.Type == "cd" {
+	if b, ok := findBstype(v.Bstype); ok && b.kind != "" {
+		u.kind, u.blockSize = b.kind, 1
+	} else if v.Unit.Type == "cd" {
 		u.kind, u.blockSize = "cd/dvd", 1
 	}
 	if u.id == "" {
@@ -212,7 +214,7 @@ func writeSystem(w io.Writer, s *state.System, engines []v1.Engine) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(w, "Device types:\n    disk\n    controller")
+	fmt.Fprintln(w, "Device types:\n    disk\n    cd/dvd\n    controller")
 	if len(s.DiscoveryAccounts) > 0 || s.DiscoveryOutgoingAccount != "" {
 		fmt.Fprint(w, "    Account information:\n\n")
 		for _, u := range s.DiscoveryAccounts {

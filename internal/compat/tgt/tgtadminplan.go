@@ -21,6 +21,8 @@ type wantedStore struct {
 	// kept: the volume is there and is updated; shared: it is there, belongs to
 	// another target and is mapped as it is. Otherwise it is made.
 	kept, shared bool
+	// unserved: there is no engine for it; it is kept until there is one.
+	unserved bool
 }
 
 // add makes a target with all that belongs to it in one step. Its number is the
@@ -286,7 +288,9 @@ func (m *manager) apply(t *tgtconf.Target, tid int, stores []wantedStore, around
 		}
 		res, err := m.api.Apply(m.ctx, append(ops, drop...)...)
 		for _, w := range res.Warnings {
-			m.warn("%s", w)
+			if !strings.Contains(w, "no engine") { // said already
+				m.warn("%s", w)
+			}
 		}
 		e := state.ErrorOf(err)
 		if e == nil || try > 2*len(stores)+3 {
@@ -302,6 +306,9 @@ func (m *manager) apply(t *tgtconf.Target, tid int, stores []wantedStore, around
 		case e.Code == state.CodeOpenFailed && i >= 0 && !stores[i].volume.ReadOnly &&
 			(strings.Contains(e.Reason, "permission denied") || strings.Contains(e.Reason, "read-only file system")):
 			stores[i].volume.ReadOnly, stores[i].volume.Unit.ReadOnly = true, true
+		case e.Code == state.CodeUnknownEngine && i >= 0 && !stores[i].unserved:
+			stores[i].unserved = true
+			m.warn("%s: LUN %d is kept and is not served: %s", stores[i].conf.Pos, stores[i].conf.LUN, e.Reason)
 		case i >= 0 && (m.ignoreErrors || m.conf.IgnoreErrors):
 			m.failed("", err)
 			stores = slices.Delete(slices.Clone(stores), i, i+1)
@@ -372,7 +379,7 @@ func (m *manager) ops(t *tgtconf.Target, tid int, stores []wantedStore, around f
 		case s.kept:
 			ops = append(ops, state.Op{Verb: state.Update, Kind: state.KindVolume, Name: v.Name, IfRevision: s.volume.Revision, Volume: &v})
 		case !s.shared:
-			ops = append(ops, state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: &v})
+			ops = append(ops, state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: &v, Force: s.unserved})
 		}
 		target.LUNs = append(target.LUNs, state.LUN{Number: s.conf.LUN, Volume: v.Name})
 	}

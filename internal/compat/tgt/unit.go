@@ -71,8 +71,20 @@ func (a *admin) newUnit() error {
 			}
 		}
 	}
+	if e := state.ErrorOf(err); e != nil && e.Code == state.CodeUnknownEngine {
+		return a.keepUnserved(t, v, e)
+	}
 	a.warn(res)
 	return err
+}
+
+// keepUnserved keeps a unit whose engine this daemon does not have: it is in the
+// listing, initiators do not see it, and a daemon that has the engine serves it.
+func (a *admin) keepUnserved(t *v1.Target, v *state.Volume, why *state.Error) error {
+	if _, err := a.apply(t, v, true); err != nil {
+		return err
+	}
+	return refuse("LUN %d is kept in target %d and is not served: %s", a.lun, t.ID, why.Reason)
 }
 
 // newVolume is the volume that the command line asks for, with the identity
@@ -86,12 +98,8 @@ func (a *admin) newVolume() (*state.Volume, error) {
 	if !ok {
 		return nil, refuse("there is no bstype %q", kind)
 	}
-	if a.deviceType != "disk" {
-		why := b.lacks
-		if why == "" {
-			why = "only disks are served"
-		}
-		return nil, refuse("device type %s: %s", a.deviceType, why)
+	if a.deviceType != deviceFor(&b) {
+		return nil, refuse("bstype %s is for device type %s, not %s", b.name, deviceFor(&b), a.deviceType)
 	}
 	v := &state.Volume{Name: volumeName(a.tid, a.lun), BlockSize: a.unitBlockSize()}
 	if err := b.store(v, a.dir, a.path, a.bsflags); err != nil {
@@ -102,10 +110,27 @@ func (a *admin) newVolume() (*state.Volume, error) {
 		Type: "disk", Vendor: "IET", Product: "VIRTUAL-DISK", Revision: "0001",
 		SCSIID: defaultID(a.tid, a.lun), Serial: defaultSerial(a.tid, a.lun), Thin: &thin,
 	}
+	if b.name == "mmc" {
+		v.BlockSize = 2048 // that of a disc; tgt takes no other either
+		v.Unit.Type, v.Unit.Product, v.Unit.Removable = "cd", "VIRTUAL-CDROM", true
+	}
 	if a.path == "" {
 		v.Unit.Removable, v.Unit.Offline = true, true
 	}
 	return v, nil
+}
+
+// deviceFor is the device type that a bstype makes.
+func deviceFor(b *bstype) string {
+	switch b.kind {
+	case "cd/dvd":
+		return "cd"
+	case "passthrough":
+		return "pt"
+	case "":
+		return "disk"
+	}
+	return b.kind
 }
 
 // unitBlockSize reads --blocksize. tgt takes 512 for what cannot be a block
@@ -122,12 +147,15 @@ func (a *admin) unitBlockSize() int {
 	return int(v)
 }
 
-// create makes volume and LUN in one step. A name that is taken, because the
+// create makes volume and LUN in one step.
+func (a *admin) create(t *v1.Target, v *state.Volume) (v1.Result, error) { return a.apply(t, v, false) }
+
+// apply is create; keep makes them though nothing can serve them yet. A name that is taken, because the
 // volume of an earlier target with this number was kept, gets a random ending.
-func (a *admin) create(t *v1.Target, v *state.Volume) (v1.Result, error) {
+func (a *admin) apply(t *v1.Target, v *state.Volume, keep bool) (v1.Result, error) {
 	for try := 0; ; try++ {
 		res, err := a.api.Apply(a.ctx,
-			state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: v},
+			state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: v, Force: keep},
 			state.Op{Verb: state.Create, Kind: state.KindLUN, Name: t.Name, LUN: &state.LUN{Number: a.lun, Volume: v.Name}})
 		if e := state.ErrorOf(err); e == nil || e.Code != state.CodeVolumeExists || try == 3 {
 			return res, err

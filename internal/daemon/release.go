@@ -1,0 +1,33 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"blockgate/internal/state"
+)
+
+// ReleasePortal stops listening on a portal of Config.Portals, by its address or
+// the one it is bound to. Sessions that came in there go on; the next start has
+// the portal again, since it is not part of the state.
+func (d *Daemon) ReleasePortal(_ context.Context, address string) error {
+	for _, p := range d.gw.Portals() {
+		bound := p.Bound.String()
+		if p.Address != address && bound != address {
+			continue
+		}
+		d.mu.Lock()
+		given := d.runtime[bound]
+		delete(d.runtime, bound)
+		d.mu.Unlock()
+		if !given {
+			continue
+		}
+		if err := d.gw.RemovePortal(p.Address); err != nil {
+			return portalError(address, err)
+		}
+		d.log.Info("no longer listening", "portal", bound)
+		return nil
+	}
+	return &state.Error{Class: state.NotFound, Code: state.CodePortalNotFound, Object: fmt.Sprintf("portal %q", address), Reason: "does not exist"}
+}
