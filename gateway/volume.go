@@ -30,11 +30,18 @@ type VolumeConfig struct {
 	ReadOnly, Direct, Sync bool
 	// Layers are stacked on the store, the first nearest to it.
 	Layers []Layer
-	// Unit is how the volume looks. Store, Logger and Copies are set by the
-	// gateway. A
-	// unit without NAA and Serial gets random ones: give it the same each time
-	// if initiators shall know it again.
+	// Unit is how the volume looks. The zero value is DefaultUnit; to change a
+	// part of it, begin with that, since a zero has a meaning in some fields.
+	// Store, Logger and Copies are set by the gateway. A unit without NAA and
+	// Serial gets random ones: give it the same each time if initiators shall
+	// know it again.
 	Unit scsi.UnitConfig
+}
+
+// DefaultUnit is how a volume looks if nothing else is said: a disk with a write
+// cache, with the physical block size of its store, and thin if its store is.
+func DefaultUnit() scsi.UnitConfig {
+	return scsi.UnitConfig{Type: scsi.TypeDirectAccess, PhysicalExp: -1, Thin: -1, WriteCache: true}
 }
 
 // Layer is a stackable layer; see package backing/layer for the kinds.
@@ -209,7 +216,12 @@ func wrap(s backing.Store, layers []Layer) (backing.Store, error) {
 	return s, nil
 }
 
+// identify completes a unit: what it is by default, and who it is.
 func identify(u *scsi.UnitConfig) {
+	if plain := (scsi.UnitConfig{NAA: u.NAA, Serial: u.Serial}); *u == plain {
+		*u = DefaultUnit()
+		u.NAA, u.Serial = plain.NAA, plain.Serial
+	}
 	if u.NAA == ([16]byte{}) {
 		rand.Read(u.NAA[:])
 		u.NAA[0] = 0x60 | u.NAA[0]&0x0f
