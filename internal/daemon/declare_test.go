@@ -122,7 +122,7 @@ func TestDeclareKeepsFailedVolumes(t *testing.T) {
 // in what it shows.
 func TestHistory(t *testing.T) {
 	ctx := t.Context()
-	_, c := start(t, t.TempDir())
+	_, c := start(t, "")
 	me := client.New(c.Socket())
 	me.Command = "blockgate account create joe"
 	defer me.Close()

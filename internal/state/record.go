@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"slices"
 )
 
 // Kinds of records: what initiators make the gateway keep. They are no
@@ -17,6 +18,15 @@ const (
 var records = map[Kind][]Kind{
 	KindVolume: {kindReservations, kindSanitize},
 	KindTarget: {kindAccess},
+}
+
+func isRecord(k Kind) bool {
+	for _, l := range records {
+		if slices.Contains(l, k) {
+			return true
+		}
+	}
+	return false
 }
 
 // Record keeps one value for one unit or target. It is what packages scsi and

@@ -90,7 +90,10 @@ func (s *State) Change(ctx context.Context, r Reconciler, by Origin, ops func(*S
 	if err != nil {
 		return nil, nil, err
 	}
-	undo := Txn{}
+	undo, err := s.lost(ctx, txn)
+	if err != nil {
+		return nil, nil, err
+	}
 	commit, err := s.past.record(p, by, time.Now(), &txn)
 	if err != nil {
 		return nil, nil, err
@@ -124,11 +127,30 @@ func (s *State) Change(ctx context.Context, r Reconciler, by Origin, ops func(*S
 	return p, warnings, nil
 }
 
-// rollback takes a commit back, with its entry in the history. ctx of the request may be over by now, so it
+// lost finds the records that a transaction deletes with their resources, for
+// putting them back.
+func (s *State) lost(ctx context.Context, t Txn) (restore Txn, err error) {
+	for _, k := range t.Delete {
+		if kind, _, _ := strings.Cut(k, "/"); !isRecord(Kind(kind)) {
+			continue
+		}
+		it, ok, err := s.backend.Get(ctx, k)
+		if err != nil {
+			return Txn{}, err
+		}
+		if ok {
+			restore.Put = append(restore.Put, it)
+		}
+	}
+	return restore, nil
+}
+
+// rollback takes a commit back, with its entry in the history. restore is what
+// goes with that beside the resources. ctx of the request may be over by now, so it
 // has its own.
-func (s *State) rollback(p *Plan, rev uint64, forget Txn, cause error) error {
+func (s *State) rollback(p *Plan, rev uint64, restore Txn, cause error) error {
 	undo, err := p.invert(rev)
-	undo.Delete = append(undo.Delete, forget.Delete...)
+	undo.Delete, undo.Put = append(undo.Delete, restore.Delete...), append(undo.Put, restore.Put...)
 	var at uint64
 	if err == nil {
 		at, err = s.backend.Txn(context.Background(), undo)

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -180,6 +181,9 @@ func TestRollback(t *testing.T) {
 	path := filepath.Join(t.TempDir(), state.FileName)
 	s := open(t, bolt(t, path))
 	apply(t, s, volume("old"), target(state.Target{Name: iqn, Alias: "old"}))
+	if err := s.Reservations("old").Save(t.Context(), []byte{7}); err != nil {
+		t.Fatal(err)
+	}
 	before := s.Snapshot()
 	boom := errors.New("the store is on fire")
 	_, _, err := s.Apply(t.Context(), &follower{fail: boom}, volume("new"),
@@ -206,6 +210,12 @@ func TestRollback(t *testing.T) {
 		}
 	}
 	check("at once:", s.Snapshot())
+	if data, err := s.Reservations("old").Load(t.Context()); err != nil || !bytes.Equal(data, []byte{7}) {
+		t.Errorf("reservations %v, %v", data, err)
+	}
+	if h, err := s.History(t.Context()); err != nil || len(h) != 1 {
+		t.Errorf("a change that was taken back is in the history: %v, %v", h, err)
+	}
 	// A change after a rollback meets no stale revision.
 	apply(t, s, state.Op{Verb: state.Update, Kind: state.KindTarget, Target: &state.Target{Name: iqn, Alias: "old"}}, volume("third"))
 	s.Close()
