@@ -3,6 +3,7 @@ package engines
 
 import (
 	"blockgate/backing"
+	"blockgate/backing/curve"
 	"blockgate/backing/file"
 	"blockgate/backing/null"
 	"blockgate/backing/ram"
@@ -13,6 +14,7 @@ import (
 // makes a new one, so that a program can add its own.
 func Default() *backing.Registry {
 	r := new(backing.Registry)
+	r.Register("curve", curve.Open)
 	r.Register("file", file.Open)
 	r.Register("null", null.Open)
 	r.Register("ram", ram.Open)
