@@ -97,6 +97,15 @@ func (c *client) close() {
 	<-c.dialing
 }
 
+// interrupt ends what is under way, and keeps the client's order for close.
+func (c *client) interrupt() {
+	for i := range c.conns {
+		if k := c.conns[i].Load(); k != nil {
+			k.fail(net.ErrClosed)
+		}
+	}
+}
+
 func (c *client) isClosed() bool {
 	select {
 	case <-c.closed:
@@ -153,13 +162,16 @@ func (c *client) dial(ctx context.Context) (*conn, error) {
 		cancel()
 		if err == nil {
 			k := newConn(nc, c.gateway, c.cfg.AnswerTimeout)
-			if c.attach == nil || c.attached == c.gateway && c.connected() {
+			if c.attached == c.gateway && (c.attach == nil || c.connected()) {
 				return k, nil
 			}
 			// The others of the pool are on the gateway before: end them, so that
 			// all go through one sheep, which is the one that has the lock.
 			c.hangUp(k)
-			if err = c.attach(ctx, k); err == nil {
+			if c.attach != nil {
+				err = c.attach(ctx, k)
+			}
+			if err == nil {
 				c.attached = c.gateway
 				return k, nil
 			}

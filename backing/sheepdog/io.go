@@ -15,23 +15,33 @@ func (s *Store) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := s.check(off, int64(len(p)), false); err != nil {
 		return err
 	}
-	if err := s.own.enter(ctx); err != nil {
-		return s.fail("read", off, err)
+	err := s.readAt(ctx, p, off)
+	for try := 0; s.lostTo(err) && try < maxReloads; try++ {
+		err = s.readAt(ctx, p, off)
 	}
-	v := s.vol.Load()
-	if at := off & (v.ObjectSize() - 1); at+int64(len(p)) <= v.ObjectSize() && len(p) > 0 {
-		if err := s.read(ctx, uint32(off>>v.BlockShift), uint32(at), p); err != nil {
-			return s.fail("read", off, err)
-		}
-		return nil
-	}
-	err := pieces(v.BlockShift, off, int64(len(p)), func(idx uint32, at, from, n int64) error {
-		return s.read(ctx, idx, uint32(at), p[from:from+n])
-	})
 	if err != nil {
 		return s.fail("read", off, err)
 	}
 	return nil
+}
+
+func (s *Store) readAt(ctx context.Context, p []byte, off int64) error {
+	if err := s.own.enter(ctx); err != nil {
+		return err
+	}
+	v := s.vol.Load()
+	if at := off & (v.ObjectSize() - 1); at+int64(len(p)) <= v.ObjectSize() && len(p) > 0 {
+		return s.read(ctx, uint32(off>>v.BlockShift), uint32(at), p)
+	}
+	return pieces(v.BlockShift, off, int64(len(p)), func(idx uint32, at, from, n int64) error {
+		return s.read(ctx, idx, uint32(at), p[from:from+n])
+	})
+}
+
+// lostTo reports whether a call found that another gateway has taken the VDI over,
+// and may take it back.
+func (s *Store) lostTo(err error) bool {
+	return s.loc.Shared && errors.Is(err, errNotOwner) && !s.own.is()
 }
 
 // read reads within one object.
@@ -151,13 +161,16 @@ func (s *Store) change(ctx context.Context, fn func(*volume) error) error {
 		v := s.vol.Load()
 		err := fn(v)
 		s.gate.runlock()
+		if s.lostTo(err) && try < maxReloads {
+			continue
+		}
 		if !stale(err) {
 			return err
 		}
 		if try == maxReloads {
 			return fmt.Errorf("after %d reloads of the inode: %w", try, err)
 		}
-		if err := s.reload(ctx, v); err != nil {
+		if err := s.reload(ctx, v); err != nil && !s.lostTo(err) {
 			return fmt.Errorf("reload of the inode: %w", err)
 		}
 	}

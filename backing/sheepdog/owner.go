@@ -2,15 +2,461 @@ package sheepdog
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"blockgate/backing"
+	"blockgate/backing/sheepdog/internal/wire"
 )
 
-// owner is the store's hold on its VDI.
-type owner struct{}
+// errNotOwner is of a gateway that found another one to be the VDI's owner.
+var errNotOwner = fmt.Errorf("sheepdog: another gateway owns the VDI: %w", backing.ErrBusy)
 
-func (o *owner) init(context.Context, *Store, backing.OpenOptions) error { return nil }
-func (o *owner) enter(context.Context) error                             { return nil }
-func (o *owner) is() bool                                                { return true }
-func (o *owner) moved(context.Context, uint32, uint32) error             { return nil }
-func (o *owner) close() bool                                             { return true }
+// owner is the store's hold on its VDI: one gateway at a time reads and writes it.
+// See docs/adr/0006-sheepdog-one-active-owner.md.
+//
+// The cluster's lock says through which sheep the owner works, and a mark in the
+// inode which of the gateways it is. A gateway that waits leaves a request beside
+// the mark. The zero owner owns without a lock.
+type owner struct {
+	s      *Store
+	locked bool // the cluster keeps locks and we are to have this one
+	holds  atomic.Bool
+	token  [16]byte
+	guard  net.Listener // see guardOf
+
+	turn  chan struct{} // one element: who takes over or lets go
+	since time.Time     // guarded by turn
+
+	closing atomic.Bool
+	stop    context.CancelFunc
+	poller  sync.WaitGroup
+}
+
+// init takes the lock if the VDI is to be had alone.
+func (o *owner) init(ctx context.Context, s *Store, opt backing.OpenOptions) error {
+	o.s = s
+	if !opt.Exclusive || s.readOnly || s.loc.NoLock {
+		if s.loc.Shared && !s.readOnly {
+			return errors.New("a shared VDI has to be opened exclusively, and with its lock")
+		}
+		return nil
+	}
+	o.turn = make(chan struct{}, 1)
+	o.turn <- struct{}{}
+	defer func() { <-o.turn }()
+	if _, err := rand.Read(o.token[:]); err != nil {
+		return err
+	}
+	o.locked = true
+	o.guard = guardOf(o.token)
+	err := o.take(ctx, false)
+	if errors.Is(err, errNoLocks) {
+		o.locked = false
+		if s.loc.Shared {
+			return fmt.Errorf("the cluster keeps no locks (dog cluster format -l): %w", backing.ErrNotSupported)
+		}
+		err = nil
+	}
+	if err != nil && !(s.loc.Shared && errors.Is(err, backing.ErrBusy)) {
+		o.unguard()
+		return err
+	}
+	s.cl.attach = o.attach
+	if s.loc.Shared {
+		pctx, stop := context.WithCancel(context.Background())
+		o.stop = stop
+		o.poller.Go(func() { o.poll(pctx) })
+	}
+	return nil
+}
+
+// is reports whether the VDI is ours, as far as we know.
+func (o *owner) is() bool { return !o.locked || o.holds.Load() }
+
+// enter returns once the VDI is ours.
+func (o *owner) enter(ctx context.Context) error {
+	if o.is() {
+		return nil
+	}
+	select {
+	case o.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-o.s.cl.closed:
+		return backing.ErrClosed
+	}
+	defer func() { <-o.turn }()
+	if o.is() {
+		return nil
+	}
+	return o.take(ctx, o.s.loc.Shared)
+}
+
+var errNoLocks = errors.New("the cluster keeps no locks")
+
+// take becomes the owner. insist asks another gateway to let go, waits for it, and
+// fences it if that was asked for. turn is held.
+func (o *owner) take(ctx context.Context, insist bool) error {
+	s, c := o.s, o.s.cl
+	begin := time.Now()
+	for {
+		vid, err := o.lockOnce(ctx)
+		if err == nil {
+			return o.taken(ctx, vid)
+		}
+		if !errors.Is(err, wire.VDILocked) {
+			return err
+		}
+		if vid, err = c.lookup(ctx, s.loc.Name, "", 0); err != nil {
+			return err
+		}
+		holder, err := o.holder(ctx, vid)
+		if err != nil {
+			return err
+		}
+		switch {
+		case holder.free:
+			continue
+		case holder.gone:
+			// Its sheep is no member any more, so nothing of it is carried out; or
+			// its process has ended. What was under way settles.
+			c.settle(time.Now())
+			if err := release(c.via(ctx), vid); err != nil {
+				return err
+			}
+			continue
+		case !insist || time.Since(begin) > c.timeout:
+			return fmt.Errorf("%w: its sheep is %s", errNotOwner, holder.sheep)
+		}
+		// Every time, as an owner that comes before us takes requests away.
+		if err := c.writeInode(ctx, vid, record(o.token, hostID()), offRequest); err != nil {
+			return err
+		}
+		if s.loc.Fence && time.Since(begin) > c.cfg.Hold+4*c.cfg.Poll {
+			// An owner that lives would have let go by now.
+			if err := c.kill(ctx, holder.sheep); err != nil && time.Since(begin) > c.timeout {
+				return fmt.Errorf("%w: sheep %s cannot be stopped: %w", errNotOwner, holder.sheep, err)
+			}
+		}
+		t := time.NewTimer(c.cfg.Poll)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		case <-c.closed:
+		}
+		t.Stop()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if c.isClosed() {
+			return backing.ErrClosed
+		}
+	}
+}
+
+// lockOnce is lock for one who does not have the lock: should the answer to a
+// request be lost, the lock may be ours all the same.
+func (o *owner) lockOnce(ctx context.Context) (vid uint32, err error) {
+	c := o.s.cl
+	lost := false
+	pause := c.cfg.Backoff
+	for begin := time.Now(); ; {
+		vid, err = o.lock(func(req *wire.Request, out, in []byte) (wire.Response, int, error) {
+			return c.do(ctx, req, out, in, effort{once: true})
+		})
+		r, _ := errors.AsType[wire.Result](err)
+		wasLost := errors.Is(err, errLost)
+		lost = lost || wasLost
+		if !wasLost && !r.Temporary() || time.Since(begin) > c.timeout {
+			break
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		case <-c.closed:
+		}
+		t.Stop()
+		pause = min(2*pause, 32*c.cfg.Backoff)
+	}
+	if !lost || !errors.Is(err, wire.VDILocked) {
+		return vid, err
+	}
+	// Another gateway that has it puts its mark there at once.
+	c.settle(time.Now())
+	vid, err2 := c.lookup(ctx, o.s.loc.Name, "", 0)
+	if err2 != nil {
+		return 0, err2
+	}
+	if m, err2 := readMark(c.via(ctx), vid); err2 != nil || m.valid && m.token != o.token {
+		return 0, errors.Join(err, err2)
+	}
+	return vid, nil
+}
+
+// lock asks for the lock of the working VDI.
+func (o *owner) lock(do via) (uint32, error) {
+	req := wire.Request{Op: wire.OpLockVDI, Flags: wire.FlagWrite, LockType: wire.LockNormal}
+	resp, _, err := do(&req, wire.PutNames(o.s.loc.Name, ""), nil)
+	return resp.VID, err
+}
+
+// taken makes the locked VDI ours: the mark first, and then the index anew, which
+// the owner before us may have changed.
+func (o *owner) taken(ctx context.Context, vid uint32) error {
+	s, c := o.s, o.s.cl
+	st, found, err := vdiState(c.via(ctx), vid)
+	if err != nil {
+		return err
+	}
+	if !found || st.LockState != wire.Locked {
+		return errNoLocks
+	}
+	mark := append(record(o.token, hostID()), make([]byte, recordSize)...)
+	if err = c.writeInode(ctx, vid, mark, offMark); err == nil {
+		var v *volume
+		if v, err = c.load(ctx, vid); err == nil {
+			if err = s.gate.lock(ctx); err == nil {
+				s.vol.Store(v)
+				s.size.Store(int64(v.Size))
+				o.holds.Store(true)
+				o.since = time.Now()
+				s.gate.unlock()
+				return nil
+			}
+		}
+	}
+	return errors.Join(err, release(c.via(context.WithoutCancel(ctx)), vid))
+}
+
+// moved follows the VDI to the id it has after a snapshot. The gate is held alone.
+func (o *owner) moved(ctx context.Context, from, to uint32) error {
+	if !o.locked {
+		return nil
+	}
+	do := o.s.cl.via(ctx)
+	vid, err := o.lockOnce(ctx)
+	switch {
+	case errors.Is(err, wire.VDILocked):
+		if m, err2 := readMark(do, to); err2 != nil || m.token != o.token {
+			o.holds.Store(false)
+			return errNotOwner
+		}
+	case err != nil:
+		return err
+	case vid != to:
+		// One more snapshot; we come here again.
+		return release(do, vid)
+	}
+	if err := o.s.cl.writeInode(ctx, to, record(o.token, hostID()), offMark); err != nil {
+		return err
+	}
+	return release(do, from)
+}
+
+// attach checks on a new connection that the VDI is still ours, and moves the lock
+// to the sheep at its other end: the sheep that is stopped to stop us must be the
+// one we work through.
+func (o *owner) attach(_ context.Context, k *conn) error {
+	if !o.locked || !o.holds.Load() {
+		return nil
+	}
+	vid := o.s.vol.Load().VID
+	do := k.via()
+	moving := o.s.cl.attached != k.gateway
+	check := func() error {
+		b := make([]byte, 2*recordSize)
+		if _, _, err := do(&wire.Request{Op: wire.OpRead, OID: wire.InodeOID(vid), Offset: offMark}, nil, b); err != nil {
+			return err
+		}
+		mark, _ := parseRecord(b)
+		// Our sheep is gone and somebody waits: he stopped it, or may have it.
+		asker, asked := parseRecord(b[recordSize:])
+		if mark.token != o.token || moving && asked && asker.token != o.token {
+			o.holds.Store(false)
+			return errFinal{errNotOwner}
+		}
+		return nil
+	}
+	if err := check(); err != nil || !moving {
+		return err
+	}
+	if err := release(do, vid); err != nil {
+		return err
+	}
+	if _, err := o.lock(do); errors.Is(err, wire.VDILocked) {
+		o.holds.Store(false)
+		return errFinal{errNotOwner}
+	} else if err != nil {
+		return err
+	}
+	if err := check(); err != nil {
+		return errors.Join(err, release(do, vid))
+	}
+	return nil
+}
+
+// poll lets go of the VDI when another gateway has asked for it.
+func (o *owner) poll(ctx context.Context) {
+	tick := time.NewTicker(o.s.cl.cfg.Poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if !o.holds.Load() {
+			continue
+		}
+		vid := o.s.vol.Load().VID
+		do := o.s.cl.via(ctx)
+		b := make([]byte, 2*recordSize)
+		if _, _, err := do(&wire.Request{Op: wire.OpRead, OID: wire.InodeOID(vid), Offset: offMark}, nil, b); err != nil {
+			continue
+		}
+		if m, ok := parseRecord(b); !ok || m.token != o.token {
+			if o.s.vol.Load().VID == vid {
+				o.holds.Store(false)
+			}
+			continue
+		}
+		if m, ok := parseRecord(b[recordSize:]); ok && m.token != o.token {
+			_ = o.yield(ctx, false)
+		}
+	}
+}
+
+// Yield gives the VDI up, after what is under way, so that another gateway can
+// have it. A later call on this store asks for it again.
+func (s *Store) Yield(ctx context.Context) error { return s.own.yield(ctx, true) }
+
+// TakeOver makes this gateway the owner, as the first call after another one had
+// it would. It waits for the owner as Location says.
+func (s *Store) TakeOver(ctx context.Context) error {
+	if err := s.own.enter(ctx); err != nil {
+		return fmt.Errorf("sheepdog %s: take over: %w", s.loc, storeError(err))
+	}
+	return nil
+}
+
+func (o *owner) yield(ctx context.Context, now bool) error {
+	if !o.locked {
+		return nil
+	}
+	select {
+	case o.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-o.turn }()
+	if !o.holds.Load() || !now && time.Since(o.since) < o.s.cl.cfg.Hold {
+		return nil
+	}
+	if err := o.s.gate.lock(ctx); err != nil {
+		return err
+	}
+	o.holds.Store(false)
+	vid := o.s.vol.Load().VID
+	o.s.gate.unlock()
+	return o.letGo(ctx, vid)
+}
+
+// letGo takes the mark away and releases the lock, in this order: what is written
+// after the release may hit the next owner's mark.
+func (o *owner) letGo(ctx context.Context, vid uint32) error {
+	do := o.s.cl.via(ctx)
+	if m, err := readMark(do, vid); err != nil || m.token != o.token {
+		return err
+	}
+	if err := o.s.cl.writeInode(ctx, vid, make([]byte, recordSize), offMark); err != nil {
+		return err
+	}
+	return release(do, vid)
+}
+
+// closeTime is how long Close waits for a cluster that does not answer.
+const closeTime = 3 * time.Second
+
+// close lets go if that can be done in time, and is false the second time.
+func (o *owner) close() bool {
+	if o.closing.Swap(true) {
+		return false
+	}
+	if o.stop != nil {
+		o.stop()
+	}
+	if o.locked && o.holds.Swap(false) {
+		ctx, cancel := context.WithTimeout(context.Background(), min(closeTime, o.s.cl.cfg.AnswerTimeout))
+		defer cancel()
+		vid := o.s.vol.Load().VID
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = o.letGo(ctx, vid)
+		}()
+		select {
+		case <-done:
+		case <-ctx.Done():
+			// It ends with the connections.
+			o.s.cl.once.Do(func() { close(o.s.cl.closed) })
+			o.s.cl.interrupt()
+			<-done
+		}
+	} else if o.stop != nil {
+		o.s.cl.once.Do(func() { close(o.s.cl.closed) })
+		o.s.cl.interrupt()
+	}
+	o.poller.Wait()
+	o.unguard()
+	return true
+}
+
+func (o *owner) unguard() {
+	if o.guard != nil {
+		o.guard.Close()
+		o.guard = nil
+	}
+}
+
+// holder is who has the lock.
+type holder struct {
+	sheep wire.NodeID
+	free  bool // nobody
+	gone  bool // somebody who cannot use it any more
+}
+
+// holder finds out about the owner of a VDI that is locked.
+func (o *owner) holder(ctx context.Context, vid uint32) (holder, error) {
+	do := o.s.cl.via(ctx)
+	st, found, err := vdiState(do, vid)
+	if err != nil || !found || st.LockState == wire.Unlocked {
+		return holder{free: err == nil}, err
+	}
+	h := holder{sheep: st.Owner}
+	if st.LockState != wire.Locked {
+		return h, nil
+	}
+	members, err := nodes(do)
+	if err != nil {
+		return h, err
+	}
+	if !slices.Contains(members, st.Owner) {
+		h.gone = true
+		return h, nil
+	}
+	// The sheep lives. If the gateway was one of this host, its process may not.
+	m, err := readMark(do, vid)
+	if err != nil {
+		return h, err
+	}
+	h.gone = m.valid && (m.token == o.token || m.host == hostID() && ended(m.token))
+	return h, nil
+}

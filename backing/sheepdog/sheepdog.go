@@ -150,7 +150,7 @@ func (s *Store) Flush(ctx context.Context) error {
 // Close gives up the VDI's lock, if the cluster can be reached, and ends the
 // connections. Calls that are under way end with backing.ErrClosed.
 func (s *Store) Close() error {
-	if s.cl.isClosed() || !s.own.close() {
+	if !s.own.close() {
 		return backing.ErrClosed
 	}
 	s.cl.close()

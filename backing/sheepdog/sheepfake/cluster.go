@@ -152,6 +152,15 @@ func (c *Cluster) Owner(name string) (netip.AddrPort, bool) {
 	return c.vdis[vid].owner, true
 }
 
+// Lock takes the lock of the working VDI of this name through a sheep, as a client
+// without marks does.
+func (c *Cluster) Lock(name string, s *Sheep) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	vid, res := c.lookup(name, "", 0)
+	return res == wire.Success && s.lock(c.vdis[vid], wire.LockNormal) == wire.Success
+}
+
 // Check compares each VDI's index with the objects there are, as dog vdi check
 // does, and reports the first slot that names an object which does not exist.
 func (c *Cluster) Check() error {

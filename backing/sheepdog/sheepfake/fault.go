@@ -19,6 +19,9 @@ type Request struct {
 // Data reports whether the request reads or changes a data object or an inode.
 func (r Request) Data() bool { return r.Op >= wire.OpCreateAndWrite && r.Op <= wire.OpDiscard }
 
+// Inode reports whether the object is an inode.
+func (r Request) Inode() bool { return r.Op <= wire.OpDiscard && wire.IsInode(r.OID) }
+
 // IndexUpdate reports whether the request writes slots of an inode's index.
 func (r Request) IndexUpdate() bool {
 	return r.Op == wire.OpWrite && wire.IsInode(r.OID) && r.Offset >= wire.OffIndex

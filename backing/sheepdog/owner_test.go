@@ -1,0 +1,252 @@
+package sheepdog_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"blockgate/backing"
+	"blockgate/backing/sheepdog"
+	"blockgate/backing/sheepdog/sheepfake"
+)
+
+// tcpRig is a rig with sheep on TCP, as one that is to be fenced has to be reached.
+func tcpRig(t testing.TB, sheep int) *rig {
+	t.Helper()
+	r := &rig{Cluster: sheepfake.New(sheepfake.Options{Locks: true, BlockShift: 20})}
+	t.Cleanup(r.Close)
+	for range sheep {
+		s, err := r.Start("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.sheep = append(r.sheep, s)
+	}
+	return r
+}
+
+var exclusive = backing.OpenOptions{Create: true, CreateSize: 8 * mib, Exclusive: true}
+
+func TestExclusive(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t, 3, sheepfake.Options{Locks: true})
+	s := r.open(t, r.location("disk", 0, 2), exclusive)
+	if owner, held := r.Owner("disk"); !held || owner != r.sheep[0].ID() {
+		t.Errorf("owner %v, %v", owner, held)
+	}
+	for _, i := range []int{0, 1} {
+		if _, err := sheepdog.OpenAt(ctx, r.location("disk", i), exclusive, quick); !errors.Is(err, backing.ErrBusy) {
+			t.Errorf("second open through sheep %d: %v", i, err)
+		}
+	}
+	ok(t, s.WriteAt(ctx, fill(4096, 1), 0))
+	// The lock goes along to the new id, and to the next sheep.
+	_, err := s.CreateSnapshot(ctx, "one")
+	ok(t, err)
+	if owner, held := r.Owner("disk"); !held || owner != r.sheep[0].ID() {
+		t.Errorf("owner after a snapshot: %v, %v", owner, held)
+	}
+	r.sheep[0].Stop()
+	ok(t, s.WriteAt(ctx, fill(4096, 2), 4096))
+	if owner, held := r.Owner("disk"); !held || owner != r.sheep[2].ID() {
+		t.Errorf("owner after its sheep was lost: %v, %v", owner, held)
+	}
+	ok(t, s.Close())
+	if _, held := r.Owner("disk"); held {
+		t.Error("closed, but still locked")
+	}
+	s = r.open(t, r.location("disk", 1), exclusive)
+	expect(t, s, 0, append(fill(4096, 1), fill(4096, 2)...))
+	ok(t, s.Close())
+}
+
+// TestStaleLock: a lock whose sheep is gone, and one of a process of this host that
+// ended, keep nobody out; the lock of a stranger does.
+func TestStaleLock(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t, 2, sheepfake.Options{Locks: true})
+	s := r.open(t, r.location("disk", 0), exclusive)
+	// As if it had been killed: nothing gets out any more, then it is gone.
+	r.sheep[0].Stop()
+	l := r.location("disk", 1)
+	s2 := r.open(t, l, exclusive)
+	ok(t, s2.WriteAt(ctx, fill(512, 1), 0))
+	ok(t, r.sheep[0].Start())
+	// The first finds out before it does any harm.
+	if err := s.WriteAt(ctx, fill(512, 2), 0); !errors.Is(err, backing.ErrBusy) {
+		t.Errorf("write of the owner before: %v", err)
+	}
+	expect(t, s2, 0, fill(512, 1))
+	ok(t, s.Close())
+	expect(t, s2, 0, fill(512, 1))
+
+	// An owner that goes without a word, with its sheep alive.
+	r.SetFault(func(q sheepfake.Request) (f sheepfake.Fault) {
+		if q.Sheep == r.sheep[1].ID() {
+			f.Kind = sheepfake.CloseBefore
+		}
+		return f
+	})
+	short := quick
+	short.Backoff = time.Millisecond
+	ok(t, s2.Close())
+	r.SetFault(nil)
+	if owner, held := r.Owner("disk"); !held || owner != r.sheep[1].ID() {
+		t.Fatalf("owner %v, %v", owner, held)
+	}
+	s3 := r.open(t, l, exclusive)
+	expect(t, s3, 0, fill(512, 1))
+	ok(t, s3.Close())
+
+	// Somebody who leaves no mark, QEMU for instance.
+	r.Lock("disk", r.sheep[0])
+	if _, err := sheepdog.OpenAt(ctx, l, exclusive, quick); !errors.Is(err, backing.ErrBusy) {
+		t.Errorf("open of what a stranger locked: %v", err)
+	}
+}
+
+// TestTwoGateways: two stores that share a VDI, each through its own sheep, hand it
+// to and fro as I/O comes in, and no write is lost and nothing old is read.
+func TestTwoGateways(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t, 2, sheepfake.Options{Locks: true, Shuffle: true})
+	var stores []*sheepdog.Store
+	for i := range 2 {
+		l := r.location("disk", i)
+		l.Shared = true
+		s := r.open(t, l, exclusive)
+		defer s.Close()
+		stores = append(stores, s)
+	}
+	want := make([]byte, 8*mib)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 60 {
+		s := stores[i%2]
+		for range 4 {
+			off := rng.Int64N(7*mib-9000) &^ 511
+			p := fill(512*(1+rng.IntN(16)), byte(rng.IntN(256)))
+			switch rng.IntN(8) {
+			case 0:
+				ok(t, s.Discard(ctx, off, mib))
+				clear(want[off : off+mib])
+				off = 0
+			case 1:
+				if i < 20 {
+					_, err := s.CreateSnapshot(ctx, fmt.Sprint("s", i, off))
+					ok(t, err)
+				}
+			default:
+				ok(t, s.WriteAt(ctx, p, off))
+				copy(want[off:], p)
+			}
+			if off > 7*mib-9000 {
+				off = 0
+			}
+			expect(t, s, off, want[off:off+mib])
+		}
+		if i%10 == 0 {
+			expect(t, stores[1-i%2], 0, want)
+		}
+	}
+	ok(t, r.Check())
+	// Both at once, each in its own blocks of the same objects.
+	var wg sync.WaitGroup
+	for w, s := range stores {
+		wg.Go(func() {
+			for i := range int64(40) {
+				off := (i%8)*mib + i*16384 + int64(w)*8192
+				if err := s.WriteAt(ctx, fill(4096, byte(i)+byte(w)*64), off); err != nil {
+					t.Errorf("gateway %d: %v", w, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for i := range int64(40) {
+		for w := range int64(2) {
+			expect(t, stores[1-w], (i%8)*mib+i*16384+w*8192, fill(4096, byte(i)+byte(w)*64))
+		}
+	}
+}
+
+// TestFence: an owner that does not let go is stopped by stopping its sheep; what it
+// sends after that is refused.
+func TestFence(t *testing.T) {
+	ctx := t.Context()
+	r := tcpRig(t, 3)
+	deaf := quick
+	deaf.Hold = time.Hour // it never lets go
+	l := r.location("disk", 0, 2)
+	l.Shared = true
+	first, err := sheepdog.OpenAt(ctx, l, exclusive, deaf)
+	ok(t, err)
+	defer first.Close()
+	ok(t, first.WriteAt(ctx, fill(4096, 1), 0))
+	l = r.location("disk", 1)
+	l.Shared, l.Fence = true, true
+	second, err := sheepdog.OpenAt(ctx, l, exclusive, quick)
+	ok(t, err)
+	defer second.Close()
+	ok(t, second.WriteAt(ctx, fill(4096, 2), 4096))
+	if owner, held := r.Owner("disk"); !held || owner != r.sheep[1].ID() {
+		t.Errorf("owner %v, %v", owner, held)
+	}
+	expect(t, second, 0, append(fill(4096, 1), fill(4096, 2)...))
+	// The first has another sheep to go to, and may ask for the VDI back; it does
+	// not write before it has it.
+	got := make(chan netip.AddrPort, 1)
+	r.SetFault(func(q sheepfake.Request) sheepfake.Fault {
+		if q.Sheep == r.sheep[2].ID() && q.Flags != 0 && q.Data() && !q.Inode() {
+			owner, _ := r.Owner("disk")
+			select {
+			case got <- owner:
+			default:
+			}
+		}
+		return sheepfake.Fault{}
+	})
+	ok(t, first.WriteAt(ctx, fill(4096, 3), 8192))
+	if owner := <-got; owner != r.sheep[2].ID() {
+		t.Errorf("wrote while %v owned it", owner)
+	}
+	expect(t, second, 8192, fill(4096, 3))
+}
+
+func TestYieldAndTakeOver(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t, 2, sheepfake.Options{Locks: true})
+	l := r.location("disk", 0)
+	l.Shared = true
+	a := r.open(t, l, exclusive)
+	defer a.Close()
+	l.Gateways = r.location("disk", 1).Gateways
+	b := r.open(t, l, exclusive)
+	defer b.Close()
+	ok(t, a.WriteAt(ctx, fill(512, 1), 0))
+	ok(t, a.Yield(ctx))
+	if _, held := r.Owner("disk"); held {
+		t.Error("yielded, but still locked")
+	}
+	ok(t, b.TakeOver(ctx))
+	if owner, _ := r.Owner("disk"); owner != r.sheep[1].ID() {
+		t.Errorf("owner %v", owner)
+	}
+	expect(t, b, 0, fill(512, 1))
+}
+
+// TestSharedNeedsLocks: a cluster without locks cannot keep two gateways apart.
+func TestSharedNeedsLocks(t *testing.T) {
+	r := newRig(t, 1, sheepfake.Options{})
+	l := r.location("disk", 0)
+	l.Shared = true
+	if _, err := sheepdog.OpenAt(t.Context(), l, exclusive, quick); !errors.Is(err, backing.ErrNotSupported) {
+		t.Errorf("shared without locks: %v", err)
+	}
+	l.Shared = false
+	ok(t, r.open(t, l, exclusive).Close())
+}

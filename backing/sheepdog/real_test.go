@@ -1,0 +1,85 @@
+package sheepdog_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"blockgate/backing"
+	"blockgate/backing/sheepdog"
+	"blockgate/backing/storetest"
+)
+
+// TestRealCluster runs against a cluster of real sheep, formatted with two copies or
+// more: SHEEPDOG is the beginning of locations, up to the name ("unix:/sheep/sock:"),
+// and SHEEPDOG_OPTIONS what follows it. The VDIs it makes stay.
+func TestRealCluster(t *testing.T) {
+	base := os.Getenv("SHEEPDOG")
+	if base == "" {
+		t.Skip("SHEEPDOG names no cluster")
+	}
+	stamp := time.Now().UnixNano()
+	where := func(name string) string {
+		return fmt.Sprintf("%s%s-%d%s", base, strings.ReplaceAll(name, "/", "-"), stamp, os.Getenv("SHEEPDOG_OPTIONS"))
+	}
+	open := func(t *testing.T, name string, o backing.OpenOptions) *sheepdog.Store {
+		t.Helper()
+		s, err := sheepdog.Open(t.Context(), where(name), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.(*sheepdog.Store)
+	}
+	t.Run("Store", func(t *testing.T) {
+		storetest.Run(t, func(t *testing.T) backing.Store {
+			return open(t, t.Name(), backing.OpenOptions{Create: true, CreateSize: storetest.Size})
+		})
+	})
+	t.Run("Snapshots", func(t *testing.T) {
+		ctx := t.Context()
+		s := open(t, "snap", backing.OpenOptions{Create: true, CreateSize: 64 * mib, Exclusive: true})
+		defer s.Close()
+		ok(t, s.WriteAt(ctx, fill(9*mib, 1), mib))
+		snap, err := s.CreateSnapshot(ctx, "first")
+		ok(t, err)
+		t.Logf("%+v", snap)
+		ok(t, s.WriteAt(ctx, fill(4096, 2), mib))
+		ok(t, s.WriteAt(ctx, fill(4096, 3), 40*mib))
+		ok(t, s.Discard(ctx, 4*mib, 4*mib))
+		want := fill(9*mib, 1)
+		reader := open(t, "snap", backing.OpenOptions{})
+		expect(t, reader, 8*mib, want[7*mib:])
+		ok(t, reader.Close())
+		copy(want, fill(4096, 2))
+		clear(want[3*mib : 7*mib])
+		expect(t, s, mib, want)
+		clone, err := s.Clone(ctx, "first", fmt.Sprint("clone-", stamp))
+		ok(t, err)
+		c, err := sheepdog.Open(ctx, clone, backing.OpenOptions{Exclusive: true})
+		ok(t, err)
+		defer c.Close()
+		expect(t, c, mib, fill(9*mib, 1))
+		ok(t, c.WriteAt(ctx, fill(512, 4), 5*mib))
+		other := open(t, "snap", backing.OpenOptions{})
+		defer other.Close()
+		_, err = other.CreateSnapshot(ctx, "foreign")
+		ok(t, err)
+		ok(t, s.WriteAt(ctx, fill(4096, 5), 20*mib))
+		ok(t, s.WriteAt(ctx, fill(4096, 6), mib+8192))
+		copy(want[8192:], fill(4096, 6))
+		expect(t, s, mib, want)
+		list, err := s.Snapshots(ctx)
+		ok(t, err)
+		if len(list) != 2 {
+			t.Errorf("snapshots %+v", list)
+		}
+		ok(t, s.DeleteSnapshot(ctx, "first"))
+		expect(t, s, mib, want)
+		expect(t, c, 6*mib, fill(9*mib, 1)[5*mib:])
+		again := open(t, "snap", backing.OpenOptions{})
+		defer again.Close()
+		expect(t, again, mib, want)
+	})
+}
