@@ -1,10 +1,13 @@
 package daemon_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"blockgate/internal/api/client"
 	v1 "blockgate/internal/api/v1"
@@ -159,5 +162,48 @@ func TestWarnsOfSpace(t *testing.T) {
 	}
 	if v := must(c.CreateVolume(ctx, state.Volume{Name: "small", URL: "file:" + filepath.Join(dir, "small"), Size: 1 << 20}))(t); len(v.Warnings) > 0 {
 		t.Errorf("warnings %q", v.Warnings)
+	}
+}
+
+// A declaration of which the last part cannot be done leaves nothing behind
+// that anyone could see, and can be repeated when the obstacle is gone.
+func TestDeclareIsAtomic(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	d, c := start(t, t.TempDir())
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	old := state.Config{Scope: "site", Volumes: []state.Volume{{Name: "old", URL: "ram:1M"}},
+		Targets: []state.Target{{Name: iqn + "2", LUNs: []state.LUN{{Number: 0, Volume: "old"}}}}}
+	must(c.Declare(ctx, v1.Declare{Configs: []state.Config{old}}))(t)
+	before := must(c.Export(ctx, v1.Export{}))(t)
+
+	cfg := site(dir)
+	cfg.Portals = []state.Portal{{Address: taken.Addr().String(), Group: 1}}
+	_, err = c.Declare(ctx, v1.Declare{Configs: []state.Config{cfg}})
+	wantCode(t, err, state.CodeListenFailed)
+	if diff := cmp.Diff(before, must(c.Export(ctx, v1.Export{}))(t)); diff != "" {
+		t.Error(diff)
+	}
+	if l := d.Gateway().Volumes(); len(l) != 1 || l[0].Name != "old" {
+		t.Errorf("volumes that run: %v", l)
+	}
+	if h := must(c.History(ctx))(t); len(h) != 1 {
+		t.Errorf("the history has %d changes", len(h))
+	}
+	taken.Close()
+	must(c.Declare(ctx, v1.Declare{Configs: []state.Config{cfg}}))(t)
+	if l := d.Gateway().Volumes(); len(l) != 2 {
+		t.Errorf("volumes that run: %v", l)
+	}
+	if p := must(c.Portals(ctx))(t); len(p) != 1 || p[0].State != v1.Online {
+		t.Errorf("portals %+v", p)
+	}
+	// And back, portal and all.
+	must(c.Rollback(ctx, v1.Rollback{}))(t)
+	if diff := cmp.Diff(before, must(c.Export(ctx, v1.Export{}))(t)); diff != "" {
+		t.Error(diff)
 	}
 }
