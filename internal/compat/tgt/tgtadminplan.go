@@ -91,7 +91,7 @@ func (m *manager) change(t *tgtconf.Target, now *v1.Target) error {
 	var drop []state.Op
 	for _, l := range now.LUNs {
 		v := m.volumes[l.Volume]
-		stays := slices.ContainsFunc(stores, func(s wantedStore) bool { return s.volume.Name == l.Volume })
+		stays := slices.ContainsFunc(stores, func(s wantedStore) bool { return (s.kept || s.shared) && s.volume.Name == l.Volume })
 		if v == nil || stays || !owned(&v.Volume) || slices.ContainsFunc(v.Status.UsedBy, func(r state.LUNRef) bool { return r.Target != now.Name }) {
 			continue
 		}
@@ -101,7 +101,7 @@ func (m *manager) change(t *tgtconf.Target, now *v1.Target) error {
 	}
 	err = m.apply(t, now.ID, stores, func(target *state.Target) []state.Op {
 		target.PortIDs, target.PortalGroups, target.Alias = now.PortIDs, now.PortalGroups, now.Alias
-		return []state.Op{{Verb: state.Update, Kind: state.KindTarget, Name: t.Name, IfRevision: now.Revision, Target: target, Force: m.force}}
+		return []state.Op{{Verb: state.Update, Kind: state.KindTarget, Name: t.Name, Target: target, Force: m.force}}
 	}, drop)
 	if err == nil {
 		for _, s := range stores {
@@ -376,8 +376,9 @@ func (m *manager) ops(t *tgtconf.Target, tid int, stores []wantedStore, around f
 	for _, s := range stores {
 		v := s.volume.Volume
 		switch {
+		case s.kept && s.unserved: // as it is
 		case s.kept:
-			ops = append(ops, state.Op{Verb: state.Update, Kind: state.KindVolume, Name: v.Name, IfRevision: s.volume.Revision, Volume: &v})
+			ops = append(ops, state.Op{Verb: state.Update, Kind: state.KindVolume, Name: v.Name, Volume: &v})
 		case !s.shared:
 			ops = append(ops, state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: &v, Force: s.unserved})
 		}
