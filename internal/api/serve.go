@@ -98,6 +98,12 @@ func (p peer) origin(r *http.Request) state.Origin {
 	return state.Origin{UID: int(p.uid), PID: p.pid, Comm: p.comm, Command: cmd}
 }
 
+// WithOrigin says who asks for the changes that are made with the context it
+// gives, for requests that come by another way than this API.
+func WithOrigin(ctx context.Context, o state.Origin) context.Context {
+	return context.WithValue(ctx, originKey{}, o)
+}
+
 // OriginOf is who made the request that ctx belongs to.
 func OriginOf(ctx context.Context) (state.Origin, bool) {
 	o, ok := ctx.Value(originKey{}).(state.Origin)

@@ -156,7 +156,12 @@ func (s *Set) Locate(err error) error {
 	if e == nil {
 		return nil
 	}
-	if at, ok := s.Where[e.Object]; ok {
+	what := e.Object
+	// A part is where its target is: `LUN 1 of target "iqn…"`.
+	if _, target, ok := strings.Cut(what, " of "); ok {
+		what = target
+	}
+	if at, ok := s.Where[what]; ok {
 		out := *e
 		out.Object = at.String() + ": " + e.Object
 		return &out
