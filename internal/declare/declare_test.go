@@ -156,11 +156,25 @@ system:
 	}
 }
 
+// Texts mean what they say, however YAML might read them.
+func TestTextsAreTaken(t *testing.T) {
+	for text, want := range map[string]string{
+		"007": "007", "0x10": "0x10", "1e5": "1e5", "1_000": "1_000", "'yes'": "yes", "true": "true", "\"\\u00e9\"": "é", "~": "", ".inf": ".inf", ">-\n    a\n    b": "a b",
+	} {
+		for _, file := range []string{"\ufeffscope: s\naccounts:\n- user: u\n  secret: " + text + " \n", strings.ReplaceAll("scope: s\naccounts:\n- secret: "+text+" \n  user: u # end\n", "\n", "\r\n")} {
+			set := load(t, file)
+			if got := set.Configs[0].Accounts[0].Secret; got != want {
+				t.Errorf("%q: %q, want %q", file, got, want)
+			}
+		}
+	}
+}
+
 func TestFilesThatAreWrong(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"scope: [a]\n", "f.yaml:1: scope should be a text"},
 		{"scope: a b\n", `f.yaml:1: scope "a b"`},
-		{"scope: s\nvolume: []\n", `f.yaml:2: there is no field "volume" in this`},
+		{"scope: s\nvolume: []\n", `f.yaml:2: there is no field "volume" in a document`},
 		{"volumes:\n  name: v\n", "f.yaml:2: volumes should be a list"},
 		{"volumes:\n  - name: v\n    url: ram:1M\n    size: ten\n", "f.yaml:4: volumes.0.size should be a size"},
 		{"volumes:\n  - name: v\n    readOnly: yes\n", "f.yaml:3: volumes.0.readOnly should be true or false"},

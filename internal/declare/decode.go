@@ -29,6 +29,7 @@ func parse(file string, raw []byte) (docs []*ast.DocumentNode, err error) {
 	if len(raw) > MaxFile {
 		return nil, fail(Position{File: file}, "", "has more than %d bytes", MaxFile)
 	}
+	raw = bytes.TrimPrefix(raw, []byte("\ufeff")) // YAML 1.2 §5.2: a byte order mark may begin it
 	if line := tooDeep(raw); line > 0 {
 		return nil, fail(Position{file, line}, "", "values are nested more than %d deep", maxDepth)
 	}
@@ -206,7 +207,7 @@ func (d *decoder) decodeStruct(n ast.Node, v reflect.Value, path string) error {
 	for _, key := range keys {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == key })
 		if i < 0 {
-			what := "this"
+			what := "a document"
 			if parts := strings.Split(path, "."); path != "" {
 				what = parts[0]
 			}
