@@ -129,10 +129,12 @@ build_extra() {
     for f in $rules; do cp --parents "usr/lib/udev/rules.d/$f.rules" "$root/"; done
     mkdir -p "$root/usr/lib/systemd"
     ln -s ../../bin/udevadm "$root/usr/lib/systemd/systemd-udevd"
-    # The guest's own loader knows what they need.
+    # The guest's own loader knows what they need; a path of ours would be the host's library.
     for f in $programs usr/lib/multipath/*.so; do
-        usr/lib64/ld-linux-x86-64.so.2 --library-path usr/lib/x86_64-linux-gnu:usr/lib --list "./$f"
-    done | awk '$2 == "=>" && $3 ~ "^usr/" { print $3 }' | sort -u | while read -r f; do
+        usr/lib64/ld-linux-x86-64.so.2 --library-path "usr/lib/x86_64-linux-gnu:usr/lib/x86_64-linux-gnu/ceph:usr/lib" --list "./$f"
+    done | awk '$2 == "=>" { print $3 }' | sort -u >"$work/libraries"
+    f=$(grep -v '^usr/' "$work/libraries" | grep -v '/ld-linux') && { echo "build.sh: not in the packages: $f" >&2; exit 1; }
+    grep '^usr/' "$work/libraries" | while read -r f; do
         install -D -m 755 "$f" "$root/$f"  # install follows the links
     done
     open_kernel

@@ -41,11 +41,11 @@ host() {
 done_() { [ $FAILED = 0 ] && [ $PASSED -gt 0 ]; exit; }
 
 until_true() {           # SECONDS COMMAND…: polls until it succeeds
-    local n=$(($1 * 10))
+    local end
+    end=$(($(cut -d. -f1 /proc/uptime) + $1))
     shift
     until "$@" >/dev/null 2>&1; do
-        n=$((n - 1))
-        [ $n -gt 0 ] || return 1
+        [ "$(cut -d. -f1 /proc/uptime)" -lt $end ] || return 1
         usleep 100000
     done
 }

@@ -35,8 +35,8 @@ logs=${keep:-$tmp}
 mkdir -p "$logs"
 : >"$logs/guest.out"
 # Emulation only (-accel tcg): it must run where there is no KVM. A simple processor is the
-# quickest to emulate.
-nice qemu-system-x86_64 -M q35,usb=off,smm=off -accel tcg -cpu Nehalem -smp 1 -m $mem \
+# quickest to emulate. It dies with this script.
+nice setpriv --pdeathsig KILL qemu-system-x86_64 -M q35,usb=off,smm=off -accel tcg -cpu Nehalem -smp 1 -m $mem \
     -nodefaults -no-user-config -no-reboot -display none -vga none \
     -serial "file:$logs/guest.console" -serial "file:$logs/guest.out" \
     -kernel "$dir/vmlinux" -initrd "$tmp/initrd" \

@@ -24,10 +24,10 @@ for fs in ext4 xfs; do
     same "$fs: the host's file has grown by the data" "$([ $((full - empty)) -ge 46000000 ] && echo yes)" yes
     rm /mnt/gone
     sync
-    check "$fs: fstrim" fstrim /mnt
-    sync
-    after=$(host du "$VOLUME")
-    check "$fs: the space is back: $empty, $full, $after bytes" less "$after" $((full - 40000000))
+    # xfs frees what was deleted in the background, and trims only what is free.
+    back() { fstrim /mnt && sync && less "$(host du "$VOLUME")" $((full - 40000000)); }
+    check "$fs: fstrim gives the space back" until_true 20 back
+    echo "$fs: the host's file had $empty bytes, $full with the data, $(host du "$VOLUME") after"
     echo 3 >/proc/sys/vm/drop_caches
     same "$fs: what stays is as written" "$(sha256sum </mnt/stays)" "$sum"
     check "umount $fs" umount /mnt
