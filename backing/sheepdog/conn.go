@@ -204,8 +204,8 @@ func (c *conn) write(b *batch) error {
 func (c *conn) read() {
 	defer close(c.gone)
 	r := bufio.NewReaderSize(c.nc, 256<<10)
+	var h [wire.HeaderSize]byte
 	for {
-		var h [wire.HeaderSize]byte
 		if _, err := io.ReadFull(r, h[:]); err != nil {
 			c.fail(err)
 			return

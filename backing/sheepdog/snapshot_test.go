@@ -18,11 +18,15 @@ func ok(t testing.TB, err error) {
 	}
 }
 
-// fill is n bytes that tell their seed.
+// fill is n bytes that tell their seed. They repeat after a prime number of bytes,
+// so that one block is not like another.
 func fill(n int, seed byte) []byte {
 	p := make([]byte, n)
-	for i := range p {
+	for i := range min(n, 4099) {
 		p[i] = byte(i*13+i>>8) ^ seed | 1
+	}
+	for done := 4099; done < n; done *= 2 {
+		copy(p[done:], p[:done])
 	}
 	return p
 }
@@ -31,11 +35,21 @@ func expect(t testing.TB, s backing.Store, off int64, want []byte) {
 	t.Helper()
 	got := bytes.Repeat([]byte{0xee}, len(want))
 	ok(t, s.ReadAt(t.Context(), got, off))
-	for i := range got {
-		if got[i] != want[i] {
-			t.Fatalf("byte %d is %#x, want %#x", off+int64(i), got[i], want[i])
-		}
+	if i := differ(got, want); i >= 0 {
+		t.Fatalf("byte %d is %#x, want %#x", off+int64(i), got[i], want[i])
 	}
+}
+
+// differ is the first byte in which two slices of one length differ, or -1.
+func differ(a, b []byte) int {
+	if bytes.Equal(a, b) {
+		return -1
+	}
+	i := 0
+	for a[i] == b[i] {
+		i++
+	}
+	return i
 }
 
 const mib = 1 << 20

@@ -144,8 +144,8 @@ func (s *Sheep) conn(conn net.Conn) {
 		s.mu.Unlock()
 	}()
 	var payload []byte
+	var h [wire.HeaderSize]byte
 	for {
-		var h [wire.HeaderSize]byte
 		if _, err := io.ReadFull(x.r, h[:]); err != nil {
 			return
 		}
@@ -256,8 +256,8 @@ func (x *session) flush() bool {
 	if x.s.c.opt.Shuffle {
 		x.rng.Shuffle(len(x.batch), func(i, j int) { x.batch[i], x.batch[j] = x.batch[j], x.batch[i] })
 	}
+	var h [wire.HeaderSize]byte
 	for i := range x.batch {
-		var h [wire.HeaderSize]byte
 		x.batch[i].resp.Put(&h)
 		_, _ = x.w.Write(h[:])
 		_, _ = x.w.Write(x.batch[i].data)
