@@ -35,8 +35,7 @@ func (b *batch) run(t testing.TB) (sent int) {
 	if err != nil || n != len(b.wire) {
 		t.Fatalf("Feed took %d of %d bytes: %v", n, len(b.wire), err)
 	}
-	b.l.c.EndFeed()
-	if b.l.c.BeginSend() {
+	if b.l.c.EndFeed() || b.l.c.BeginSend() {
 		for iov := b.l.c.Gather(); iov != nil; iov = b.l.c.Gather() {
 			for _, v := range iov {
 				sent += len(v)

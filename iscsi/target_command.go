@@ -44,6 +44,7 @@ type command struct {
 	later    bool // not covered by the function that aborts it: to be answered
 	gone     bool // ended for the initiator, or about to: only its response is left
 	queued   bool // its response waits to be sent
+	lent     bool // its data-in was on loan; reader only
 
 	// tx only.
 	sent   int
@@ -96,7 +97,7 @@ func (c *TargetConn) recycle(cmd *command) {
 	cmd.buf, cmd.held, cmd.extCDB = nil, 0, nil
 	cmd.want, cmd.solicit, cmd.r2tSN, cmd.r2ts = 0, 0, 0, cmd.r2ts[:0]
 	cmd.phase, cmd.unsol, cmd.unsolSN, cmd.unsolOff, cmd.received = unused, false, 0, 0, 0
-	cmd.full, cmd.later, cmd.gone, cmd.queued, cmd.sent, cmd.dataSN = false, false, false, false, 0, 0
+	cmd.full, cmd.later, cmd.gone, cmd.queued, cmd.lent, cmd.sent, cmd.dataSN = false, false, false, false, false, 0, 0
 	c.mu.Lock()
 	if c.nfree < maxFree && !c.closed {
 		cmd.next = c.free
@@ -125,8 +126,9 @@ func (c *TargetConn) unpin(cmd *command) {
 // scsiCommand starts a SCSI Command PDU (RFC 7143 §11.3) whose turn it is. data
 // is its immediate data; stage, if not nil, is the budgeted buffer that data
 // lies at the front of, and belongs to scsiCommand from here on. The session's
-// order is locked; it is unlocked when the command has been admitted.
-func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf) {
+// order is locked; it is unlocked when the command has been admitted. lend says
+// that it may end with a loan.
+func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, lend bool) {
 	c.Commands.Add(1)
 	flags := h.Flags()
 	cmd := c.get()
@@ -227,6 +229,10 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf) {
 		// Answered TASK SET FULL, not with this, unless it is aborted meanwhile.
 		s := sense.CommandAborted()
 		c.fail(cmd, &s)
+	case lend:
+		t.Loans = c
+		c.pump(cmd)
+		c.keepLoan(cmd)
 	default:
 		c.pump(cmd)
 	}

@@ -54,7 +54,9 @@ type TargetConn struct {
 	// maxXmit is MaxXmitDataSegment, which the peer may change at any time.
 	maxXmit atomic.Int64
 
-	rx rx // reader only
+	lends bool // see ConnConfig.Lend
+	rx    rx   // reader only
+	loans loans
 
 	mu      sync.Mutex
 	tasks   map[uint32]*command // by Initiator Task Tag, while the initiator may refer to them
@@ -119,6 +121,9 @@ type ConnConfig struct {
 	StatSN uint32
 	Host   Host
 	Logger *slog.Logger
+	// Lend says that the host's reader sends without waiting, calls Settle before
+	// it waits for the peer to take more, and minds what EndFeed reports.
+	Lend bool
 }
 
 // NewTargetConn makes the machine and joins it to its session. The connection
@@ -127,7 +132,7 @@ type ConnConfig struct {
 func NewTargetConn(cfg ConnConfig) (*TargetConn, error) {
 	c := &TargetConn{
 		sess: cfg.Session, cid: cfg.Result.CID, peer: cfg.Result.Peer, params: cfg.Result.Params,
-		host: cfg.Host, log: cfg.Logger, tasks: make(map[uint32]*command), born: time.Now(),
+		host: cfg.Host, log: cfg.Logger, lends: cfg.Lend, tasks: make(map[uint32]*command), born: time.Now(),
 		// Until the first Feed nothing is sent: the end of the login goes first.
 		feeding: true,
 	}
@@ -170,6 +175,9 @@ func protocolErrorf(format string, a ...any) error {
 func (c *TargetConn) Feed(p []byte) (n int, err error) {
 	c.mu.Lock()
 	c.feeding = true
+	if c.lends && !c.sending {
+		c.sending, c.loans.mine = true, true
+	}
 	c.mu.Unlock()
 	c.rx.again = false
 	for err == nil {
@@ -182,7 +190,7 @@ func (c *TargetConn) Feed(p []byte) (n int, err error) {
 		if !more {
 			break
 		}
-		if c.queued.Load() > maxQueued {
+		if c.queued.Load() > maxQueued || c.loans.bytes >= maxLent {
 			c.rx.again = true
 			break
 		}
@@ -193,7 +201,7 @@ func (c *TargetConn) Feed(p []byte) (n int, err error) {
 
 var errDropped = errors.New("connection dropped")
 
-// Again reports that the last Feed stopped since many replies were queued: call
+// Again reports that the last Feed stopped since much was queued to be sent: call
 // it again, with nothing new, once these are sent.
 func (c *TargetConn) Again() bool { return c.rx.again }
 
@@ -345,6 +353,7 @@ const maxStage = 16 << 20
 
 // endLong runs when a long data segment, its padding and digest have arrived.
 func (c *TargetConn) endLong() error {
+	c.Settle()
 	r := &c.rx
 	dst, stage, cmd := r.dst, r.stage, r.cmd
 	r.dst, r.stage, r.cmd = nil, nil, nil

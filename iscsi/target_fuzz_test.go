@@ -45,8 +45,11 @@ func FuzzTargetConn(f *testing.F) {
 				}
 				k, err := l.c.Feed(left)
 				left = left[k:]
-				l.c.EndFeed()
-				l.flush()
+				if l.c.EndFeed() {
+					l.drain()
+				} else {
+					l.flush()
+				}
 				if err != nil {
 					b = nil
 					break

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockgate/internal/bufpool"
 	"blockgate/scsi"
 )
 
@@ -53,6 +54,7 @@ type tx struct {
 	arena   []byte    // headers, digests and padding of one batch; never grows past its capacity
 	iov     [][]byte
 	bytes   int
+	stage   *bufpool.Buf // of vectors that were on loan
 	started atomic.Int64 // when the batch went to the transport, since TargetConn.born; 0: none is there
 }
 
@@ -60,6 +62,7 @@ type tx struct {
 type batch struct {
 	arena [arenaSize]byte
 	iov   [batchIOV + 8][]byte
+	lent  [batchIOV + 8]bool // iov[i] is on loan
 }
 
 // batches are shared by all connections: one that is idle holds none.
@@ -70,13 +73,22 @@ func (x *tx) takeBatch() {
 	if x.batch == nil {
 		x.batch = batches.Get().(*batch)
 	}
+	x.dropStage()
+	clear(x.batch.lent[:len(x.iov)])
 	x.arena, x.iov, x.bytes = x.batch.arena[:0], x.batch.iov[:0], 0
+}
+
+func (x *tx) dropStage() {
+	bufpool.Put(x.stage)
+	x.stage = nil
 }
 
 // putBatch gives it back, before the right to send is.
 func (x *tx) putBatch() {
 	if x.batch != nil {
+		x.dropStage()
 		clear(x.batch.iov[:len(x.iov)])
+		clear(x.batch.lent[:len(x.iov)])
 		batches.Put(x.batch)
 		x.batch, x.arena, x.iov = nil, nil, nil
 	}
@@ -118,11 +130,23 @@ func (c *TargetConn) queue(it outItem) {
 }
 
 // EndFeed tells that the reader is done with what it had: what is queued from
-// now on wakes the host. The reader then sends what is there.
-func (c *TargetConn) EndFeed() {
+// now on wakes the host. The reader then sends what is there: if EndFeed reports
+// true it has the right to send already, as after BeginSend; otherwise it asks
+// for it.
+func (c *TargetConn) EndFeed() (send bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.feeding = false
-	c.mu.Unlock()
+	if !c.loans.mine {
+		return false
+	}
+	c.loans.mine = false
+	if len(c.outq) == 0 {
+		c.sending = false
+		c.room.Broadcast()
+		return false
+	}
+	return true
 }
 
 // WaitRoom waits while more replies are queued than a peer that reads would
@@ -146,6 +170,13 @@ func (c *TargetConn) BeginSend() bool {
 	}
 	c.sending = true
 	return true
+}
+
+// Progress tells that the peer takes what was sent to it: Stalled begins anew.
+func (c *TargetConn) Progress() {
+	if x := &c.tx; x.started.Load() != 0 {
+		x.started.Store(max(int64(time.Since(c.born)), 1))
+	}
 }
 
 // Gather returns the next batch of bytes to send, as vectors that stay valid and
@@ -209,9 +240,17 @@ func (c *TargetConn) giveBack() {
 	for ; x.sentTo < x.next; x.sentTo++ {
 		it := &x.pending[x.sentTo]
 		if it.pdu != nil && it.pdu.after != nil {
+			c.Settle() // it may wait
 			it.pdu.after()
 		}
+		if cmd := it.cmd; cmd != nil && cmd.lent {
+			cmd.lent = false
+			c.loans.first++
+		}
 		c.done(it)
+	}
+	if l := &c.loans; l.first > 0 && l.first == len(l.cmds) {
+		c.noLoans()
 	}
 }
 
@@ -245,6 +284,7 @@ func (c *TargetConn) done(it *outItem) {
 // the right to send.
 func (c *TargetConn) SendFailed() {
 	c.tx.started.Store(0)
+	c.Settle()
 	c.mu.Lock()
 	c.tx.putBatch()
 	c.sending = false
@@ -373,6 +413,18 @@ func (c *TargetConn) seal(h *BHS, data []byte) {
 	x.bytes += len(data) + len(x.arena) - start
 }
 
+// sealLent is seal for data on loan.
+func (c *TargetConn) sealLent(h *BHS, data []byte) {
+	c.seal(h, data)
+	x := &c.tx
+	// The data's vector is the last, or has padding and digest behind it.
+	i := len(x.iov) - 1
+	if c.params.DataDigest || PadLen(len(data)) > 0 {
+		i--
+	}
+	x.batch.lent[i] = true
+}
+
 // appendVector adds v, joining it to the vector before when it follows it in
 // memory.
 func appendVector(iov [][]byte, v []byte) [][]byte {
@@ -472,7 +524,12 @@ func (c *TargetConn) emitDataIn(cmd *command) bool {
 		}
 		cmd.dataSN++
 		c.DataInPDUs.Add(1)
-		c.seal(h, t.In[cmd.sent:end])
+		if t.Lent() {
+			// Where seal puts it: behind its header.
+			c.sealLent(h, t.In[cmd.sent:end])
+		} else {
+			c.seal(h, t.In[cmd.sent:end])
+		}
 		cmd.sent = end
 		if last {
 			return true

@@ -28,6 +28,10 @@ const (
 // stage, if not nil, is the budgeted buffer that data lies in and is consumed.
 func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest bool) error {
 	op := h.Opcode()
+	lend := c.loans.mine && op == OpSCSICmd && h.Flags()&(FlagRead|FlagWrite) == FlagRead
+	if !lend {
+		c.Settle()
+	}
 	if op == OpDataOut {
 		return c.dataOut(h, data, stage, badDigest)
 	}
@@ -68,8 +72,9 @@ func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest
 		c.sess.order.Unlock()
 		return nil
 	}
-	err := c.ordered(h, ahs, data, stage)
-	if !h.Immediate() {
+	err := c.ordered(h, ahs, data, stage, lend)
+	if !h.Immediate() && c.sess.nheld.Load() > 0 {
+		c.Settle()
 		c.sess.release()
 	}
 	return err
@@ -97,9 +102,9 @@ func (c *TargetConn) dataOut(h *BHS, data []byte, stage *bufpool.Buf, badDigest 
 
 // ordered acts on a PDU whose turn it is. The session's order is locked and is
 // let go of as soon as the device server knows the command.
-func (c *TargetConn) ordered(h *BHS, ahs, data []byte, stage *bufpool.Buf) error {
+func (c *TargetConn) ordered(h *BHS, ahs, data []byte, stage *bufpool.Buf, lend bool) error {
 	if h.Opcode() == OpSCSICmd && c.sess.nexus != nil {
-		c.scsiCommand(h, ahs, data, stage)
+		c.scsiCommand(h, ahs, data, stage, lend)
 		return nil
 	}
 	if h.Opcode() == OpTaskReq {

@@ -36,6 +36,7 @@ type rigOptions struct {
 	memory    int64
 	conns     int
 	discovery bool
+	copies    bool // the transport takes no loans
 }
 
 type fakeDirectory []iscsi.TargetRecord
@@ -116,7 +117,8 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		l := &link{rig: r, wake: make(chan struct{}, 1), aborted: make(chan string, 16)}
 		lr := *res
 		lr.CID = uint16(i)
-		c, err := iscsi.NewTargetConn(iscsi.ConnConfig{Session: r.sess, Result: &lr, StatSN: 100, Host: l, Logger: slog.New(slog.DiscardHandler)})
+		c, err := iscsi.NewTargetConn(iscsi.ConnConfig{Session: r.sess, Result: &lr, StatSN: 100, Host: l,
+			Logger: slog.New(slog.DiscardHandler), Lend: !o.copies})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,6 +150,10 @@ type link struct {
 	mu      sync.Mutex
 	out     []byte // sent by the target, not yet taken
 	closed  bool
+	// takes is how many bytes the transport takes of each batch before it has to
+	// wait, 0 for all; meanwhile then runs.
+	takes     int
+	meanwhile func()
 }
 
 func (l *link) Wake() {
@@ -172,11 +178,27 @@ func (l *link) close() {
 }
 
 func (l *link) flush() {
-	if !l.c.BeginSend() {
-		return
+	if l.c.BeginSend() {
+		l.drain()
 	}
+}
+
+// drain sends all that is queued.
+func (l *link) drain() {
 	for iov := l.c.Gather(); iov != nil; iov = l.c.Gather() {
 		l.mu.Lock()
+		for left := l.takes; left > 0 && len(iov) > 0; {
+			n := min(left, len(iov[0]))
+			l.out = append(l.out, iov[0][:n]...)
+			left -= n
+			if iov[0] = iov[0][n:]; len(iov[0]) == 0 {
+				iov = iov[1:]
+			}
+		}
+		if l.takes > 0 {
+			l.c.Settle()
+			l.meanwhile()
+		}
 		for _, v := range iov {
 			l.out = append(l.out, v...)
 		}
@@ -194,8 +216,11 @@ func (l *link) feed(p []byte) error {
 		}
 		n, err := l.c.Feed(p)
 		p = p[n:]
-		l.c.EndFeed()
-		l.flush()
+		if l.c.EndFeed() {
+			l.drain()
+		} else {
+			l.flush()
+		}
 		if err != nil {
 			return err
 		}

@@ -103,6 +103,10 @@ type Command struct {
 	// Try runs the command without waiting for a medium, before Run is
 	// considered; false means that nothing happened. Optional.
 	Try func(t *Task) bool
+	// Lend runs the command, without waiting, so that its data-in stays in the
+	// store's memory (backing.Lender); false means that nothing happened. Only
+	// called on units that have such a store. Optional.
+	Lend func(t *Task) bool
 	// Run executes the command: it sets data and ends with t.Status Good, or
 	// calls t.Fail. It returns when the command is done; t's context ends when
 	// the task is aborted.

@@ -31,13 +31,22 @@ func (t *Task) Run() {
 		t.finish()
 		return
 	}
-	if !t.row.Waits && (!t.row.Medium || u.prompt) {
+	switch {
+	case t.lends():
+	case !t.row.Waits && (!t.row.Medium || u.prompt):
+		t.settle()
 		t.row.Run(t)
-	} else if t.row.Try == nil || !t.row.Try(t) {
+	case t.row.Try == nil || !u.tries || !t.tryNow():
 		u.submit(t)
 		return
 	}
 	t.finish()
+}
+
+// tryNow runs the command if it does not have to wait.
+func (t *Task) tryNow() bool {
+	t.settle()
+	return t.row.Try(t)
 }
 
 // Abandon ends an admitted task that will not be Run because its data-out will

@@ -7,7 +7,7 @@ func sbcReadCommands() []Command {
 		return Command{
 			Name: name, Op: use[0], SA: NoSA, Usage: use,
 			Types: types, Dir: DirIn, Access: AccessRead, Reserve: ResRead,
-			Medium: true, Range: rangeOfCDB, Try: tryRead, Run: read,
+			Medium: true, Range: rangeOfCDB, Try: tryRead, Lend: lendRead, Run: read,
 		}
 	}
 	return []Command{

@@ -3,6 +3,7 @@ package scsi
 import (
 	"sync/atomic"
 
+	"blockgate/backing"
 	"blockgate/internal/bufpool"
 	"blockgate/scsi/sense"
 )
@@ -62,6 +63,9 @@ type Task struct {
 	MaxIn     int64  // data-in bytes the initiator has room for
 	MaxOut    int64  // data-out bytes the initiator will send
 	Transport Transport
+	// Loans, if not nil, lets Run leave data-in in the memory of the store. Run
+	// must then be called on the goroutine that the Loans belong to.
+	Loans Loans
 
 	// Out holds the data-out bytes at Run; its length may be less than OutLen
 	// when the initiator announced less. Owned by the transport, read-only for
@@ -82,9 +86,16 @@ type Task struct {
 	unit     *Unit
 	itl      *itl
 	inBuf    *bufpool.Buf
+	loan     loan
 	senseBuf [sense.MaxLen]byte
 	state    atomic.Uint32 // taskState, see taskset.go
 	set      setEntry      // the task set's bookkeeping, see taskset.go
+}
+
+// loan is what t.In is on loan from, if lender is not nil.
+type loan struct {
+	lender backing.Lender
+	off, n int64
 }
 
 // Unit is the logical unit the task was addressed to, nil if there is none.
@@ -118,7 +129,8 @@ func (t *Task) Respond(p []byte, alloc int64) {
 // command. Only after TaskDone.
 func (t *Task) Reset() {
 	bufpool.Put(t.inBuf)
-	t.Nexus, t.Transport, t.CDB, t.Out, t.Sense, t.In, t.inBuf = nil, nil, nil, nil, nil, nil, nil
+	t.endLoan()
+	t.Nexus, t.Transport, t.Loans, t.CDB, t.Out, t.Sense, t.In, t.inBuf = nil, nil, nil, nil, nil, nil, nil, nil
 	t.LUN, t.Tag, t.Attr, t.MaxIn, t.MaxOut, t.OutLen, t.InLen = 0, 0, 0, 0, 0, 0, 0
 	t.Status = Good
 	t.row, t.unit, t.itl = nil, nil, nil

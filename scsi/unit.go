@@ -115,6 +115,7 @@ type capabilities struct {
 	copyRanger backing.CopyRanger
 	atomic     backing.AtomicWriter
 	usager     backing.Usager
+	lender     backing.Lender
 }
 
 // Unit is a logical unit with its device server and task set. It may be mapped at
@@ -128,6 +129,7 @@ type Unit struct {
 	info          backing.Info
 	caps          capabilities
 	prompt        bool
+	tries         bool // the store has calls that do not wait for a medium
 	blockShift    uint
 	maxTransfer   int64
 	physicalExp   int
@@ -265,6 +267,7 @@ func (u *Unit) attachStore(s backing.Store, cfg *UnitConfig) {
 	u.info = backing.InfoOf(s)
 	u.prompt = backing.IsPrompt(s)
 	u.caps = findCapabilities(s)
+	u.tries = u.caps.tryReader != nil || u.caps.tryWriter != nil
 	u.blocks.Store(uint64(s.Size()) >> u.blockShift)
 	u.physicalExp = cfg.PhysicalExp
 	if u.physicalExp < 0 {
@@ -425,5 +428,6 @@ func findCapabilities(s backing.Store) (c capabilities) {
 	c.copyRanger, _ = backing.As[backing.CopyRanger](s)
 	c.atomic, _ = backing.As[backing.AtomicWriter](s)
 	c.usager, _ = backing.As[backing.Usager](s)
+	c.lender, _ = backing.As[backing.Lender](s)
 	return c
 }

@@ -3,6 +3,7 @@
 package ram_test
 
 import (
+	"errors"
 	"testing"
 
 	"blockgate/backing"
@@ -14,11 +15,19 @@ func TestAllocations(t *testing.T) {
 	s := open(t, "1M", backing.OpenOptions{})
 	defer s.Close()
 	p := make([]byte, 4096)
+	l := s.(backing.Lender)
 	for what, call := range map[string]func() error{
 		"ReadAt":   func() error { return s.ReadAt(ctx, p, 8192) },
 		"WriteAt":  func() error { return s.WriteAt(ctx, p, 8192) },
 		"WriteFUA": func() error { return s.(backing.FUAWriter).WriteFUA(ctx, p, 8192) },
-		"Discard":  func() error { return s.(backing.Discarder).Discard(ctx, 4096, 4096) },
+		"Lend": func() error {
+			if err := s.WriteAt(ctx, p, 8192); err != nil || l.Lend(8192, 4096) == nil {
+				return errors.Join(err, errors.New("nothing lent"))
+			}
+			l.Return(8192, 4096)
+			return nil
+		},
+		"Discard": func() error { return s.(backing.Discarder).Discard(ctx, 4096, 4096) },
 	} {
 		if err := call(); err != nil {
 			t.Fatalf("%s: %v", what, err)

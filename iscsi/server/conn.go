@@ -51,7 +51,16 @@ type conn struct {
 	rn       int
 	rerr     error
 
-	bufs net.Buffers // whoever sends
+	byReader, byWriter sender
+}
+
+// sender is what one of the two goroutines sends with.
+type sender struct {
+	c        *conn
+	bufs     net.Buffers // unsent, of the batch
+	vec      *vectors
+	writable func(fd uintptr) bool
+	err      error
 }
 
 // States of conn.writer.
@@ -63,6 +72,7 @@ const (
 
 func newConn(s *Server, nc net.Conn, group uint16) *conn {
 	c := &conn{srv: s, nc: nc, group: group, wake: make(chan struct{}, 1), done: make(chan struct{}), wrote: make(chan struct{})}
+	c.byReader.c, c.byWriter.c = c, c
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		if s.cfg.Congestion != "-" {
 			setCongestion(tcp, s.cfg.Congestion)
@@ -178,6 +188,7 @@ func (c *conn) login() error {
 			// The machine must exist before the initiator can send commands.
 			c.tc, err = iscsi.NewTargetConn(iscsi.ConnConfig{
 				Session: session, Result: l.Result(), StatSN: l.NextStatSN(), Host: c, Logger: c.srv.log,
+				Lend: canWritev && c.raw != nil,
 			})
 			if err != nil {
 				c.endIfEmpty(session)
@@ -304,13 +315,15 @@ func (c *conn) feed() error {
 		n, err := c.tc.Feed(p)
 		p = p[n:]
 		c.r += n
-		c.tc.EndFeed()
+		var werr error
+		if c.tc.EndFeed() || c.tc.BeginSend() {
+			werr = c.byReader.send()
+		}
 		if err != nil {
-			c.send()
 			return err
 		}
-		if err := c.send(); err != nil {
-			return err
+		if werr != nil {
+			return werr
 		}
 		c.tc.WaitRoom()
 		if !c.tc.Again() {
@@ -405,21 +418,69 @@ func (c *conn) freeInput() {
 	c.in, c.r, c.w = nil, 0, 0
 }
 
-// send writes what is queued, unless somebody else is at it.
-func (c *conn) send() error {
-	if !c.tc.BeginSend() {
-		return nil
+// send writes all that is queued. The caller has the right to send.
+func (o *sender) send() error {
+	c := o.c
+	if c.raw != nil && canWritev {
+		o.vec = vectorPool.Get().(*vectors)
+		defer func() {
+			vectorPool.Put(o.vec)
+			o.vec = nil
+		}()
 	}
 	for {
-		iov := c.tc.Gather()
-		if iov == nil {
+		o.bufs = c.tc.Gather()
+		if o.bufs == nil {
 			return nil
 		}
-		c.bufs = iov
-		if _, err := c.bufs.WriteTo(c.nc); err != nil {
+		if err := o.write(); err != nil {
 			c.tc.SendFailed()
 			return err
 		}
+	}
+}
+
+// write hands a batch to the transport.
+func (o *sender) write() error {
+	if o.vec == nil {
+		_, err := o.bufs.WriteTo(o.c.nc)
+		return err
+	}
+	if o.writable == nil {
+		o.writable = o.writeNow
+	}
+	o.err = nil
+	if err := o.c.raw.Write(o.writable); err != nil {
+		return err
+	}
+	return o.err
+}
+
+// writeNow writes what the socket takes. It reports false when there is more:
+// before the wait for the peer nothing may be on loan.
+func (o *sender) writeNow(fd uintptr) bool {
+	for {
+		n, err := o.vec.writev(fd, o.bufs)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			o.c.tc.Settle()
+			return false
+		case err != nil:
+			o.err = err
+			return true
+		}
+		for len(o.bufs) > 0 && n >= len(o.bufs[0]) {
+			n -= len(o.bufs[0])
+			o.bufs[0] = nil // the machine sees what is left
+			o.bufs = o.bufs[1:]
+		}
+		if len(o.bufs) == 0 {
+			return true
+		}
+		o.bufs[0] = o.bufs[0][n:]
+		o.c.tc.Progress()
 	}
 }
 
@@ -432,7 +493,10 @@ func (c *conn) writeLoop() {
 			return
 		case <-c.wake:
 		}
-		if err := c.send(); err != nil {
+		if !c.tc.BeginSend() {
+			continue
+		}
+		if err := c.byWriter.send(); err != nil {
 			c.Abort(err.Error())
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -289,5 +290,59 @@ func TestOneByteAtATime(t *testing.T) {
 	}
 	if !bytes.Equal(got, want) {
 		t.Error("not read back as written")
+	}
+}
+
+// TestSlowReaderKeepsNobodyWaiting: what a peer has asked for and does not read
+// may lie in the store's memory only until the socket is full. It later gets
+// what was there at one moment.
+func TestSlowReaderKeepsNobodyWaiting(t *testing.T) {
+	const size, n = 16 << 20, 16 // bytes of the disk, reads of a part of it each
+	r := serve(t, options{})
+	u := r.dial("writer", nil).Unit(0)
+	write := func(data []byte) {
+		t.Helper()
+		for off := 0; off < size; off += size / n {
+			err := u.WriteBlocks(limited(t), data[off:][:size/n], uint64(off)/512, size/n/512)
+			if initiator.IsUnitAttention(err) {
+				err = u.WriteBlocks(limited(t), data[off:][:size/n], uint64(off)/512, size/n/512)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	states := [][]byte{pattern(size, 1), pattern(size, 2), pattern(size, 3)}
+	write(states[0])
+	slow := r.rawLogin("slow")
+	slow.MaxRecv(1 << 20)
+	var asks []byte
+	for i := range uint32(n) {
+		asks = slow.Encode(asks, command(i, 1+i, 0, rw10(0x28, i*(size/n/512), size/n/512), size/n, 0xc0), nil, nil)
+	}
+	if err := slow.SendBytes(asks); err != nil {
+		t.Fatal(err)
+	}
+	write(states[1]) // waits for nobody
+	write(states[2])
+	var got [n][]byte
+	for done := 0; done < n; {
+		p, err := slow.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := p.ITT()
+		got[i] = append(got[i], p.Data...)
+		if p.Opcode() == iscsi.OpSCSIResp { // the unit attention of a new session
+			got[i] = nil
+			done++
+		} else if p.Flags()&iscsi.FlagStatus != 0 {
+			done++
+		}
+	}
+	for i, p := range got {
+		if p != nil && !slices.ContainsFunc(states, func(s []byte) bool { return bytes.Equal(p, s[i*(size/n):][:size/n]) }) {
+			t.Errorf("read %d got what was never there", i)
+		}
 	}
 }

@@ -1,0 +1,17 @@
+//go:build !linux
+
+package server
+
+const canWritev = false
+
+// vectors is not used here: sending goes through package net.
+type vectors struct{}
+
+var vectorPool noVectors
+
+type noVectors struct{}
+
+func (noVectors) Get() any { return new(vectors) }
+func (noVectors) Put(any)  {}
+
+func (*vectors) writev(uintptr, [][]byte) (int, error) { panic("not reached: canWritev is false") }

@@ -1,0 +1,88 @@
+package iscsi
+
+import "blockgate/internal/bufpool"
+
+// A store in memory lends what is read (backing.Lender), and the transport sends
+// it from there. A loan keeps writers waiting, so it lasts no longer than from
+// the command to the end of a send that does not wait for the peer, and only the
+// reader takes loans: it holds the right to send from the beginning of Feed on,
+// executes reads, sends without waiting, and what the socket does not take at
+// once is copied (Settle).
+//
+// Two things follow. Nothing else that may wait runs on the reader's goroutine
+// while it has loans: the device server settles before every other command of
+// the fast path, and pdu before everything else. And the data is the data of the
+// moment when the command was executed, as if it had been copied then: digests,
+// ORDERED tasks, COMPARE AND WRITE and atomic writes need no special care.
+
+// maxLent bounds what is on loan when the next command is looked at, in bytes:
+// beyond it the reader sends first.
+const maxLent = 512 << 10
+
+// loans is what a connection has on loan. It belongs to the reader, and is
+// touched only while the reader has the right to send.
+type loans struct {
+	mine  bool       // the reader holds the right to send since Feed began
+	cmds  []*command // in the order in which their responses are queued
+	first int        // cmds before it are sent
+	bytes int
+}
+
+// Settle ends all loans by copying what has not been sent: of the batch that is
+// with the transport what its vectors still hold, and what is queued behind it.
+// The transport calls it, on its goroutine, before it waits for the peer. It
+// must have cut the vectors that Gather gave to what is unsent, in place. It
+// also is scsi.Loans's.
+func (c *TargetConn) Settle() {
+	if len(c.loans.cmds) == 0 {
+		return
+	}
+	c.tx.ownVectors()
+	for _, cmd := range c.loans.cmds[c.loans.first:] {
+		cmd.lent = false
+		cmd.task.Own()
+	}
+	c.noLoans()
+}
+
+// ownVectors copies what is lent and still in the batch.
+func (x *tx) ownVectors() {
+	if x.batch == nil {
+		return
+	}
+	n := 0
+	for i, v := range x.iov {
+		if x.batch.lent[i] {
+			n += len(v)
+		}
+	}
+	if n == 0 {
+		return
+	}
+	x.stage = bufpool.Get(n)
+	p := x.stage.B
+	for i, v := range x.iov {
+		if x.batch.lent[i] {
+			m := copy(p, v)
+			x.iov[i], p = p[:m:m], p[m:]
+			x.batch.lent[i] = false
+		}
+	}
+}
+
+func (c *TargetConn) noLoans() {
+	clear(c.loans.cmds)
+	c.loans.cmds, c.loans.first, c.loans.bytes = c.loans.cmds[:0], 0, 0
+}
+
+// keepLoan takes note of a command that ended with a loan. The caller holds a pin.
+func (c *TargetConn) keepLoan(cmd *command) {
+	c.mu.Lock()
+	queued := cmd.queued // otherwise it goes with the pin, and the loan with it
+	c.mu.Unlock()
+	if queued && cmd.task.Lent() {
+		cmd.lent = true
+		c.loans.cmds = append(c.loans.cmds, cmd)
+		c.loans.bytes += len(cmd.task.In)
+	}
+}
