@@ -33,7 +33,7 @@ type Config struct {
 	Drain time.Duration
 	// CloseTimeout is how long Close waits for nebd-server; 0: 5 s.
 	CloseTimeout time.Duration
-	// Poll is how often the state of a snapshot or clone is asked for; 0: 200 ms.
+	// Poll is how often the state of a snapshot or clone is asked for; 0: 100 ms.
 	Poll time.Duration
 	// ClientConf is read in place of DefaultClientConf.
 	ClientConf string
@@ -57,7 +57,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Backoff, 20*time.Millisecond)
 	set(&c.Drain, 5*time.Minute)
 	set(&c.CloseTimeout, 5*time.Second)
-	set(&c.Poll, 200*time.Millisecond)
+	set(&c.Poll, 100*time.Millisecond)
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}

@@ -90,7 +90,8 @@ func ParseLocation(s string) (Location, error) {
 		return bad(`the volume's user has to be between "_" at its end`)
 	}
 	l.Volume, l.User = "/"+rest[:i], rest[i+1:]
-	if strings.ContainsAny(text, "\x00\r\n") || len(text) > 1024 || strings.HasPrefix(rest, "/") {
+	if strings.ContainsAny(text, "\x00\r\n") || len(text) > 1024 ||
+		strings.Contains(l.Volume, "//") || strings.HasSuffix(l.Volume, "/") {
 		return bad("it has a zero, a line break, an empty path element or more than 1024 bytes")
 	}
 	return l, nil

@@ -62,19 +62,6 @@ func (s *Server) Create(name string, size int64, blockSize int) {
 	s.volumes[name] = &volume{blockSize: uint32(blockSize), size: size, pages: make(map[int64][]byte)}
 }
 
-// copyVolume makes a volume like another one. It is false if that is not there, or
-// to is already.
-func (s *Server) copyVolume(from, to string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v := s.volumes[from]
-	if v == nil || s.volumes[to] != nil {
-		return false
-	}
-	s.volumes[to] = v.clone()
-	return true
-}
-
 // Content reads a volume behind the server's back.
 func (s *Server) Content(name string, p []byte, off int64) {
 	s.mu.Lock()
