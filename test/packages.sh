@@ -6,12 +6,12 @@
 set -u
 declare -A PKGS=(
     # gcc and libc6-dev: the race detector; kmod, cpio, xz-utils: to build the guest; genisoimage: its CD
-    [test]="libiscsi-bin qemu-utils qemu-block-extra tshark qemu-system-x86 kmod cpio xz-utils genisoimage gcc libc6-dev"
+    [test]="tgt libiscsi-bin qemu-utils qemu-block-extra tshark qemu-system-x86 kmod cpio xz-utils genisoimage gcc libc6-dev"
     [bench]="tgt istgt iproute2 strace"
 )
 # What must be callable, or there, afterwards.
 declare -A CMDS=(
-    [test]="iscsi-ls iscsi-inq iscsi-readcapacity16 iscsi-test-cu qemu-img qemu-io tshark qemu-system-x86_64 depmod cpio xz genisoimage gcc /usr/include/stdlib.h /usr/lib/*/qemu/block-iscsi.so"
+    [test]="tgtadm tgt-admin iscsi-ls iscsi-inq iscsi-readcapacity16 iscsi-test-cu qemu-img qemu-io tshark qemu-system-x86_64 depmod cpio xz genisoimage gcc /usr/include/stdlib.h /usr/lib/*/qemu/block-iscsi.so"
     [bench]="tgtd tgtadm istgt ip ss strace"
 )
 check=0

@@ -50,6 +50,11 @@ func newControl(ln net.Listener, svc api.Service, log *slog.Logger) *control {
 		Listener: ln, api: local{svc}, log: log,
 		http: make(chan net.Conn), closing: make(chan struct{}), slots: make(chan struct{}, controlPeers),
 	}
+	if u, ok := ln.(*net.UnixListener); ok {
+		// tgt's tgtadm waits for the end of a daemon until its socket refuses; one
+		// that is gone it takes for something else, and waits on.
+		u.SetUnlinkOnClose(false)
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.peers.Go(c.accept)
 	return c

@@ -2,11 +2,13 @@ package tgt
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -120,6 +122,10 @@ func TestControlEnds(t *testing.T) {
 	}
 	if rc := w.stop(); rc != 0 || time.Since(start) > 5*time.Second {
 		t.Errorf("tgtd ended with %d after %v", rc, time.Since(start))
+	}
+	// tgt's tgtadm waits until the socket refuses, and for ever if it is gone.
+	if _, err := net.Dial("unix", socketPath(w.getenv, 0)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("after the end the socket says %v", err)
 	}
 }
 
