@@ -97,8 +97,9 @@ type PortGroupsConfig struct {
 	// SaveALUA, if not nil, is asked to make a change durable, or to carry it out
 	// in a cluster, before it takes effect: by SetState, and by SET TARGET PORT
 	// GROUPS, whose command it then fails. groups is all of them as they shall
-	// be. It is called by one goroutine at a time and must not call the
-	// PortGroups.
+	// be. It is called by one goroutine at a time and may take its time: until it
+	// returns only other changes of states wait, and those no longer than their
+	// context allows. It must not call SetState.
 	SaveALUA func(ctx context.Context, groups []PortGroup) error
 }
 
@@ -114,6 +115,11 @@ type PortGroups struct {
 
 	groups atomic.Pointer[[]PortGroup] // by tag, never changed once published
 
+	// changing has a token that a change of states holds from before it is saved
+	// until it is published, so that what is saved last is what is published
+	// last. mu is never held while something is saved.
+	changing chan struct{}
+
 	mu        sync.Mutex // before any Device.mu
 	followers map[portGroupsFollower]struct{}
 }
@@ -126,7 +132,7 @@ type portGroupsFollower interface{ portGroupsChanged(by *itl) }
 func NewPortGroups(cfg PortGroupsConfig) (*PortGroups, error) {
 	g := &PortGroups{
 		implicitOnly: cfg.ImplicitOnly, transitionTime: cfg.TransitionTime, save: cfg.SaveALUA,
-		followers: make(map[portGroupsFollower]struct{}),
+		changing: make(chan struct{}, 1), followers: make(map[portGroupsFollower]struct{}),
 	}
 	groups, err := checkGroups(cfg.Groups)
 	if err != nil {
@@ -220,24 +226,15 @@ func (g *PortGroups) SetPorts(ports map[uint16][]uint16) error {
 }
 
 // SetState moves a group to a state, as an administrator does, once SaveALUA has
-// made that durable. A group that is not known is made.
+// made that durable. A group that is not known is made. ctx ends the wait for
+// another change, and is handed to SaveALUA.
 func (g *PortGroups) SetState(ctx context.Context, tag uint16, state AccessState, preferred bool) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	next := slices.Clone(*g.groups.Load())
-	i, ok := slices.BinarySearchFunc(next, tag, byTag)
-	if !ok {
-		next = slices.Insert(next, i, PortGroup{Tag: tag})
-	}
-	if next[i].State != state {
-		next[i].Status = StatusImplicit
-	}
-	next[i].State, next[i].Preferred = state, preferred
-	next, err := checkGroups(next)
-	if err != nil {
-		return err
-	}
-	return g.commitLocked(ctx, next, nil)
+	return g.change(ctx, nil, func(p *PortGroup) {
+		if p.State != state {
+			p.Status = StatusImplicit
+		}
+		p.State, p.Preferred = state, preferred
+	}, tag)
 }
 
 // stateOf is one descriptor of SET TARGET PORT GROUPS.
@@ -248,28 +245,48 @@ type stateOf struct {
 
 // setExplicit carries out SET TARGET PORT GROUPS: every change or none.
 func (g *PortGroups) setExplicit(ctx context.Context, changes []stateOf, by *itl) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	next := slices.Clone(*g.groups.Load())
-	for _, c := range changes {
-		i, ok := slices.BinarySearchFunc(next, c.tag, byTag)
-		if !ok {
-			next = slices.Insert(next, i, PortGroup{Tag: c.tag})
-		}
-		next[i].State, next[i].Status = c.state, StatusExplicit
+	tags := make([]uint16, len(changes))
+	states := make(map[uint16]AccessState, len(changes))
+	for i, c := range changes {
+		tags[i], states[c.tag] = c.tag, c.state
 	}
-	if len(next) > maxPortGroups {
-		return fmt.Errorf("scsi: more than %d target port groups", maxPortGroups)
-	}
-	return g.commitLocked(ctx, next, by)
+	return g.change(ctx, by, func(p *PortGroup) { p.State, p.Status = states[p.Tag], StatusExplicit }, tags...)
 }
 
-// commitLocked publishes after SaveALUA has agreed.
-func (g *PortGroups) commitLocked(ctx context.Context, next []PortGroup, by *itl) error {
+// change edits the groups with the tags, which are made if they are not known,
+// and publishes that after SaveALUA has agreed. The edit is made anew on what is
+// there by then: ports may have come and gone meanwhile.
+func (g *PortGroups) change(ctx context.Context, by *itl, edit func(*PortGroup), tags ...uint16) error {
+	select {
+	case g.changing <- struct{}{}:
+		defer func() { <-g.changing }()
+	case <-ctx.Done():
+		return fmt.Errorf("scsi: another change of access states is being saved: %w", ctx.Err())
+	}
+	edited := func() ([]PortGroup, error) {
+		next := slices.Clone(*g.groups.Load())
+		for _, tag := range tags {
+			i, ok := slices.BinarySearchFunc(next, tag, byTag)
+			if !ok {
+				next = slices.Insert(next, i, PortGroup{Tag: tag})
+			}
+			edit(&next[i])
+		}
+		return checkGroups(next)
+	}
+	next, err := edited()
+	if err != nil {
+		return err
+	}
 	if g.save != nil {
-		if err := g.save(ctx, slices.Clone(next)); err != nil {
+		if err := g.save(ctx, next); err != nil {
 			return fmt.Errorf("scsi: the states of the target port groups could not be saved: %w", err)
 		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if next, err = edited(); err != nil {
+		return err
 	}
 	g.publishLocked(next, by)
 	return nil

@@ -334,3 +334,65 @@ func TestAccessStateNames(t *testing.T) {
 		seen[name] = true
 	}
 }
+
+// A state disk that hangs holds up changes of states, and nothing else.
+func TestALUAWhileSavingHangs(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan error)
+	r := newALUARig(t, func(c *scsi.PortGroupsConfig) {
+		c.SaveALUA = func(context.Context, []scsi.PortGroup) error {
+			entered <- struct{}{}
+			return <-release
+		}
+	})
+	h := r.through("a", 1, 1)
+	first, second := make(chan error), make(chan error)
+	go func() { first <- r.groups.SetState(context.Background(), 2, scsi.Standby, false) }()
+	<-entered
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.groups.SetState(gone, 1, scsi.Offline, false); !errors.Is(err, context.Canceled) {
+		t.Errorf("a change whose caller has gone: %v", err)
+	}
+	go func() { second <- r.groups.SetState(context.Background(), 2, scsi.ActiveNonOptimized, false) }()
+
+	// Portals come, targets follow and are let go, initiators log in and ask.
+	if err := r.groups.SetPorts(map[uint16][]uint16{1: {1, 5}, 2: {2}, 3: {3}}); err != nil {
+		t.Fatal(err)
+	}
+	other := scsi.NewDevice(scsi.DeviceConfig{Name: "iqn.2026-01.test:other"})
+	other.SetPortGroups(r.groups)
+	other.SetPortGroups(nil)
+	r.through("b", 3, 3)
+	h.good(rtpg(0, 255))
+	stateOf := func(tag uint16) scsi.PortGroup {
+		for _, p := range r.groups.List() {
+			if p.Tag == tag {
+				return p
+			}
+		}
+		return scsi.PortGroup{}
+	}
+	if p := stateOf(2); p.State != scsi.ActiveOptimized {
+		t.Errorf("a state that is not saved yet shows: %+v", p)
+	}
+
+	release <- nil
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	h.expect("told", h.do(tur), "6/2a/06")
+	if p := stateOf(2); p.State != scsi.Standby {
+		t.Errorf("after the first change: %+v", p)
+	}
+	if p := stateOf(3); len(p.Ports) != 1 {
+		t.Errorf("the portal that came meanwhile is lost: %+v", p)
+	}
+	<-entered // the second is saved after the first has been
+	release <- errors.New("the disk is full")
+	if err := <-second; err == nil {
+		t.Error("a change that could not be saved took effect")
+	}
+	if p := stateOf(2); p.State != scsi.Standby {
+		t.Errorf("after the change that failed: %+v", p)
+	}
+}
