@@ -175,7 +175,7 @@ func startStopUnit(t *Task) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.preventedLocked() {
+	if !start && u.preventedLocked() { // what is prevented is removal
 		t.Fail(sense.MediumRemovalPrevented())
 		return
 	}
