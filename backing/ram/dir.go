@@ -59,7 +59,7 @@ func (s *Store) ensure(off, n int64) (c *chunk, at, m int64, err error) {
 		if s.closed.Load() {
 			return nil, 0, 0, backing.ErrClosed
 		}
-		seg, err := newSegment()
+		seg, err := newSegment(s.huge)
 		if err != nil {
 			return nil, 0, 0, fmt.Errorf("%w: %w", backing.ErrNoSpace, err)
 		}
@@ -81,8 +81,8 @@ func (s *Store) hole(off, end int64) int64 {
 	return end - off
 }
 
-func newSegment() (*segment, error) {
-	mem, err := mapMemory(segmentSize)
+func newSegment(huge bool) (*segment, error) {
+	mem, err := mapMemory(segmentSize, huge)
 	if err != nil {
 		return nil, err
 	}

@@ -9,10 +9,20 @@ import (
 )
 
 // mapMemory reserves n bytes of zeroes outside the garbage collector's heap.
-// They take memory page by page, as they are written.
-func mapMemory(n int) ([]byte, error) {
-	return unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE,
+// They take memory page by page, as they are written, if huge by huge pages as
+// far as there are any.
+func mapMemory(n int, huge bool) ([]byte, error) {
+	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, err
+	}
+	advice := unix.MADV_NOHUGEPAGE // whatever the system's habit is
+	if huge {
+		advice = unix.MADV_HUGEPAGE
+	}
+	_ = unix.Madvise(mem, advice) // a kernel without huge pages does not know either
+	return mem, nil
 }
 
 func unmapMemory(mem []byte) {

@@ -3,7 +3,7 @@
 package ram
 
 // mapMemory maps nothing: each chunk takes its memory from the heap.
-func mapMemory(int) ([]byte, error) { return nil, nil }
+func mapMemory(int, bool) ([]byte, error) { return nil, nil }
 
 func unmapMemory([]byte) {}
 

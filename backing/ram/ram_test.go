@@ -36,12 +36,14 @@ func TestOpen(t *testing.T) {
 	}{
 		{url: "1G", size: 1 << 30},
 		{url: "512,name=scratch", size: 512},
+		{url: "64M,name=scratch,pages=huge", size: 64 << 20},
+		{url: "64M,pages=small,name=scratch", size: 64 << 20},
 		{url: "", o: backing.OpenOptions{Create: true, CreateSize: 4096}, size: 4096},
 		{url: "1M", o: backing.OpenOptions{Create: true, CreateSize: 1 << 20}, size: 1 << 20},
 		{url: "1M", o: backing.OpenOptions{Create: true, CreateSize: 1 << 21}, err: backing.ErrSizeMismatch},
 		{url: "2P", err: backing.ErrOutOfRange},
 		{url: "1P", size: 1 << 50},
-		{url: ""}, {url: "0"}, {url: "1G,colour=red"}, {url: "1G,name="}, {url: "lots"},
+		{url: ""}, {url: "0"}, {url: "1G,colour=red"}, {url: "1G,name="}, {url: "1G,"}, {url: "1G,pages=2M"}, {url: "1G,name=a,,pages=huge"}, {url: "lots"},
 	} {
 		s, err := ram.Open(t.Context(), c.url, c.o)
 		if c.size == 0 {
