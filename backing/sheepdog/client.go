@@ -226,7 +226,18 @@ func (c *client) leaveGateway(ctx context.Context, k *conn) {
 // effort says how a request is tried.
 type effort struct {
 	patient bool // the answer may take minutes
+	missing bool // that there is no such object is an answer; see missingTime
 	once    bool // never sent twice: a lost connection is errLost, a temporary result an error
+}
+
+// missingTime is how long a request is tried again though the sheep say that its
+// object does not exist: they do so of objects that exist while a node that came
+// back is filled again.
+const missingTime = 15 * time.Second
+
+// passing reports whether a result is one of a cluster that is not itself.
+func passing(r wire.Result, e effort) bool {
+	return r.Temporary() || r == wire.NoObject && !e.missing
 }
 
 // do sends a request until it is answered for good. out is the payload to send,
@@ -242,7 +253,7 @@ func (c *client) do(ctx context.Context, req *wire.Request, out, in []byte, e ef
 		x.patience = 40 * ticks
 	}
 	err = c.attempt(ctx, x)
-	if err != nil || x.resp.Result.Temporary() {
+	if err != nil || passing(x.resp.Result, e) {
 		err = c.insist(ctx, x, err, e)
 	}
 	resp, n = x.resp, x.n
@@ -295,7 +306,7 @@ func (c *client) insist(ctx context.Context, x *call, err error, e effort) error
 			return err
 		}
 		switch final := (errFinal{}); {
-		case err == nil && !x.resp.Result.Temporary():
+		case err == nil && (!passing(x.resp.Result, e) || x.resp.Result == wire.NoObject && time.Since(begin) >= missingTime):
 			if changes && !lost.IsZero() {
 				c.settle(lost)
 			}

@@ -46,7 +46,7 @@ func (s *Store) lostTo(err error) bool {
 
 // read reads within one object.
 func (s *Store) read(ctx context.Context, idx, at uint32, p []byte) error {
-	for {
+	for e := (effort{missing: true}); ; {
 		v := s.vol.Load()
 		slot := uint32(0)
 		if int(idx) < len(v.slots) {
@@ -56,13 +56,17 @@ func (s *Store) read(ctx context.Context, idx, at uint32, p []byte) error {
 			clear(p)
 			return nil
 		}
-		err := s.cl.readObject(ctx, wire.DataOID(slot, idx), p, at)
+		err := s.cl.readObject(ctx, wire.DataOID(slot, idx), p, at, e)
 		if !errors.Is(err, wire.NoObject) {
 			return err
 		}
 		// Discarded meanwhile, or a snapshot that had it was deleted after we
 		// had our own: then the slot has changed.
 		if now := s.vol.Load(); now == v && v.slots[idx].Load() == slot {
+			if e.missing {
+				e.missing = false // the sheep may just not have it yet
+				continue
+			}
 			return fmt.Errorf("object %d of VDI %#x is missing: %w", idx, slot, err)
 		}
 	}
@@ -206,13 +210,20 @@ func (s *Store) write(ctx context.Context, v *volume, idx, at uint32, p []byte) 
 
 func (s *Store) overwrite(ctx context.Context, v *volume, idx, at uint32, p []byte) error {
 	req := wire.Request{Op: wire.OpWrite, Flags: wire.FlagWrite, OID: wire.DataOID(v.VID, idx), Offset: at}
-	_, _, err := s.cl.do(ctx, &req, p, nil, effort{})
-	if errors.Is(err, wire.NoObject) {
-		// It was there when the slot was set; is the VDI what we believe?
-		if err2 := s.cl.stillWorking(ctx, v.VID); err2 != nil {
-			return err2
-		}
+	return s.certain(ctx, v, &req, p)
+}
+
+// certain sends a request for an object that is there, if the VDI is what we
+// believe it to be.
+func (s *Store) certain(ctx context.Context, v *volume, req *wire.Request, p []byte) error {
+	_, _, err := s.cl.do(ctx, req, p, nil, effort{missing: true})
+	if !errors.Is(err, wire.NoObject) {
+		return err
 	}
+	if err := s.cl.stillWorking(ctx, v.VID); err != nil {
+		return err
+	}
+	_, _, err = s.cl.do(ctx, req, p, nil, effort{})
 	return err
 }
 
@@ -225,12 +236,7 @@ func (s *Store) createObject(ctx context.Context, v *volume, idx, at uint32, p [
 		req.Flags |= wire.FlagCOW
 		req.COWOID = wire.DataOID(from, idx)
 	}
-	if _, _, err := s.cl.do(ctx, &req, p, nil, effort{}); err != nil {
-		if errors.Is(err, wire.NoObject) {
-			if err2 := s.cl.stillWorking(ctx, v.VID); err2 != nil {
-				return err2
-			}
-		}
+	if err := s.certain(ctx, v, &req, p); err != nil {
 		return err
 	}
 	var slot [4]byte

@@ -19,7 +19,7 @@ import (
 var errNotOwner = fmt.Errorf("sheepdog: another gateway owns the VDI: %w", backing.ErrBusy)
 
 // owner is the store's hold on its VDI: one gateway at a time reads and writes it.
-// See docs/adr/0006-sheepdog-one-active-owner.md.
+// See docs/adr/0009-sheepdog-one-active-owner.md.
 //
 // The cluster's lock says through which sheep the owner works, and a mark in the
 // inode which of the gateways it is. A gateway that waits leaves a request beside

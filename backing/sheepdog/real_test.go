@@ -2,8 +2,11 @@ package sheepdog_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,4 +85,58 @@ func TestRealCluster(t *testing.T) {
 		defer again.Close()
 		expect(t, again, mib, want)
 	})
+}
+
+// TestRealLoad reads and writes for SHEEPDOG_LOAD, while somebody stops sheep and
+// starts them again: no call fails and every read is right.
+func TestRealLoad(t *testing.T) {
+	base := os.Getenv("SHEEPDOG")
+	long, err := time.ParseDuration(os.Getenv("SHEEPDOG_LOAD"))
+	if base == "" || err != nil {
+		t.Skip("SHEEPDOG and SHEEPDOG_LOAD name no cluster and time")
+	}
+	ctx := t.Context()
+	s, err := sheepdog.Open(ctx, base+os.Getenv("SHEEPDOG_VDI")+os.Getenv("SHEEPDOG_OPTIONS"), backing.OpenOptions{Create: true, CreateSize: 256 * mib, Exclusive: true})
+	ok(t, err)
+	defer s.Close()
+	const workers, blocks = 16, 4096
+	var done, slowest atomic.Int64
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for w := range int64(workers) {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 1))
+			seeds := make(map[int64]byte)
+			got := make([]byte, 4096)
+			for time.Since(begin) < long {
+				k := rng.Int64N(blocks)
+				off := (k*workers + w) * 4096
+				at := time.Now()
+				seed, written := seeds[k]
+				var err error
+				if !written || rng.IntN(2) == 0 {
+					seed = byte(rng.IntN(256))
+					err = s.WriteAt(ctx, fill(4096, seed), off)
+					seeds[k] = seed
+				} else if err = s.ReadAt(ctx, got, off); err == nil && differ(got, fill(4096, seed)) >= 0 {
+					err = fmt.Errorf("wrong data at %d", off)
+				}
+				if err != nil {
+					t.Errorf("%s: %v", time.Now().Format(time.TimeOnly), err)
+					return
+				}
+				done.Add(1)
+				for d := int64(time.Since(at)); ; {
+					if old := slowest.Load(); old >= d || slowest.CompareAndSwap(old, d) {
+						break
+					}
+				}
+			}
+			for k, seed := range seeds {
+				expect(t, s, (k*workers+w)*4096, fill(4096, seed))
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d calls, the slowest took %v", done.Load(), time.Duration(slowest.Load()))
 }

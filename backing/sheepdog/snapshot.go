@@ -142,7 +142,7 @@ func (c *client) inodes(ctx context.Context, want func(*wire.Inode) bool) ([]wir
 				defer func() { <-slots }()
 				// All that matters is at the beginning.
 				b := make([]byte, wire.InodeHeaderSize)
-				err := c.readInode(ctx, vid, b[:572], 0)
+				err := c.readObject(ctx, wire.InodeOID(vid), b[:572], 0, effort{missing: true})
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {

@@ -51,12 +51,12 @@ func (c *client) lookup(ctx context.Context, name, tag string, snapid uint32) (u
 
 // readInode reads part of an inode.
 func (c *client) readInode(ctx context.Context, vid uint32, p []byte, off uint32) error {
-	return c.readObject(ctx, wire.InodeOID(vid), p, off)
+	return c.readObject(ctx, wire.InodeOID(vid), p, off, effort{})
 }
 
 // readObject fills p; an answer that is shorter is filled up with zeroes.
-func (c *client) readObject(ctx context.Context, oid uint64, p []byte, off uint32) error {
-	_, n, err := c.do(ctx, &wire.Request{Op: wire.OpRead, OID: oid, Offset: off}, nil, p, effort{})
+func (c *client) readObject(ctx context.Context, oid uint64, p []byte, off uint32, e effort) error {
+	_, n, err := c.do(ctx, &wire.Request{Op: wire.OpRead, OID: oid, Offset: off}, nil, p, e)
 	if err == nil {
 		clear(p[n:])
 	}

@@ -15,7 +15,7 @@ func RandomFaults(n int, seed uint64) func(Request) Fault {
 	var mu sync.Mutex
 	rng := rand.New(rand.NewPCG(seed, 0))
 	passing := [...]wire.Result{wire.NetworkError, wire.Halted, wire.Again, wire.Startup}
-	return func(Request) Fault {
+	return func(q Request) Fault {
 		mu.Lock()
 		defer mu.Unlock()
 		if rng.IntN(n) != 0 {
@@ -30,6 +30,9 @@ func RandomFaults(n int, seed uint64) func(Request) Fault {
 			return Fault{Kind: Torn, Bytes: 1 + rng.IntN(3000)}
 		case k == 30:
 			return Fault{Kind: Swallow}
+		case k < 36 && q.Data() && q.Op != wire.OpDiscard:
+			// Of an object that exists, while a node is filled again.
+			return Fault{Kind: Answer, Result: uint32(wire.NoObject)}
 		}
 		return Fault{Kind: Answer, Result: uint32(passing[rng.IntN(len(passing))])}
 	}
