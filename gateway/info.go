@@ -61,7 +61,7 @@ func (v *volume) info() VolumeInfo {
 	}
 	i.ReadOnly = c.ReadOnly || i.Store.ReadOnly
 	_, discards := backing.As[backing.Discarder](v.store)
-	i.Thin = discards && c.Thin != 0
+	i.Thin = discards && c.Provisioning != scsi.ProvisioningFull
 	if _, none := v.store.(noMedium); none {
 		i.Size, i.ReadOnly, i.Store = 0, c.ReadOnly, backing.Info{}
 	}

@@ -138,7 +138,7 @@ func (t *target) setController(on bool) error {
 		return nil
 	}
 	u, err := scsi.NewUnit(scsi.UnitConfig{
-		Type: scsi.TypeStorageController, PhysicalExp: -1, Vendor: "IET", Product: "Controller", Revision: "0001",
+		Type: scsi.TypeStorageController, Vendor: "IET", Product: "Controller", Revision: "0001",
 	})
 	if err != nil {
 		return fmt.Errorf("target %q: controller: %w", t.name, err)

@@ -31,7 +31,8 @@ type VolumeConfig struct {
 	// Layers are stacked on the store, the first nearest to it.
 	Layers []Layer
 	// Unit is how the volume looks. The zero value is DefaultUnit; to change a
-	// part of it, begin with that, since a zero has a meaning in some fields.
+	// part of it, begin with that: without WriteCache every write waits until it
+	// is durable.
 	// Store, Logger and Copies are set by the gateway. A unit without NAA and
 	// Serial gets random ones: give it the same each time if initiators shall
 	// know it again.
@@ -41,7 +42,7 @@ type VolumeConfig struct {
 // DefaultUnit is how a volume looks if nothing else is said: a disk with a write
 // cache, with the physical block size of its store, and thin if its store is.
 func DefaultUnit() scsi.UnitConfig {
-	return scsi.UnitConfig{Type: scsi.TypeDirectAccess, PhysicalExp: -1, Thin: -1, WriteCache: true}
+	return scsi.UnitConfig{Type: scsi.TypeDirectAccess, WriteCache: true}
 }
 
 // Layer is a stackable layer; see package backing/layer for the kinds.
@@ -261,7 +262,7 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 		err := old.unit.Update(func(u *scsi.UnitConfig) {
 			n := cfg.Unit
 			u.Vendor, u.Product, u.Revision, u.Serial, u.T10ID, u.NAA = n.Vendor, n.Product, n.Revision, n.Serial, n.T10ID, n.NAA
-			u.ReadOnly, u.Removable, u.Offline, u.Thin = n.ReadOnly, n.Removable, n.Offline, n.Thin
+			u.ReadOnly, u.Removable, u.Offline, u.Provisioning = n.ReadOnly, n.Removable, n.Offline, n.Provisioning
 			u.RotationRate, u.OptimalGranularity, u.OptimalLength = n.RotationRate, n.OptimalGranularity, n.OptimalLength
 			if _, none := old.store.(noMedium); none {
 				u.Offline = true
@@ -308,7 +309,7 @@ func storeDiffers(a, b VolumeConfig) bool {
 
 // unitDiffers: in ways that a unit cannot change while it runs.
 func unitDiffers(a, b scsi.UnitConfig) bool {
-	return a.Type != b.Type || a.BlockSize != b.BlockSize || a.PhysicalExp != b.PhysicalExp || a.LowestAligned != b.LowestAligned ||
+	return a.Type != b.Type || a.BlockSize != b.BlockSize || a.PhysicalBlock != b.PhysicalBlock || a.LowestAligned != b.LowestAligned ||
 		a.WriteCache != b.WriteCache || a.DescriptorSense != b.DescriptorSense || a.Workers != b.Workers || a.MaxTransfer != b.MaxTransfer
 }
 

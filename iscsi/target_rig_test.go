@@ -89,7 +89,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		o.stores = map[uint64]backing.Store{0: openStore(t, "ram:4M")}
 	}
 	for lun, s := range o.stores {
-		u, err := scsi.NewUnit(scsi.UnitConfig{Store: s, BlockSize: 512, PhysicalExp: -1, WriteCache: true, Thin: -1,
+		u, err := scsi.NewUnit(scsi.UnitConfig{Store: s, BlockSize: 512, WriteCache: true,
 			Serial: "s", Vendor: "V", Product: "P", Revision: "1", Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)

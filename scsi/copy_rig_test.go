@@ -49,7 +49,7 @@ func naaOf(lun int) []byte {
 func (r *copyRig) add(s backing.Store, change func(*scsi.UnitConfig)) *scsi.Unit {
 	r.t.Helper()
 	cfg := scsi.UnitConfig{
-		Type: scsi.TypeDirectAccess, Store: s, PhysicalExp: -1, Thin: -1, WriteCache: true,
+		Type: scsi.TypeDirectAccess, Store: s, WriteCache: true,
 		Vendor: "TEST", Product: "DISK", Serial: "1", T10ID: "unit " + string(rune('0'+len(r.units))),
 		NAA: [16]byte(naaOf(len(r.units))), Copies: r.copies,
 	}

@@ -119,7 +119,7 @@ func newRig(t testing.TB, change func(*scsi.UnitConfig)) *rig {
 func (r *rig) newUnit(change func(*scsi.UnitConfig)) *scsi.Unit {
 	r.t.Helper()
 	cfg := scsi.UnitConfig{
-		Type: scsi.TypeDirectAccess, PhysicalExp: -1, Thin: -1, WriteCache: true,
+		Type: scsi.TypeDirectAccess, WriteCache: true,
 		Vendor: "TEST", Product: "DISK", Revision: "1.0", Serial: "serial-1",
 		NAA: [16]byte{0x60, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
 	}

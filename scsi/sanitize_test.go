@@ -232,7 +232,7 @@ func TestSanitizeFailure(t *testing.T) {
 
 // newSBCRigNotReady is newSBCRig for a unit that does not become ready.
 func newSBCRigNotReady(t *testing.T, disk *memDisk, change func(*scsi.UnitConfig)) *sbcRig {
-	cfg := scsi.UnitConfig{Type: scsi.TypeDirectAccess, Store: disk, PhysicalExp: -1, WriteCache: true, Thin: -1, Serial: "1"}
+	cfg := scsi.UnitConfig{Type: scsi.TypeDirectAccess, Store: disk, WriteCache: true, Serial: "1"}
 	change(&cfg)
 	u, err := scsi.NewUnit(cfg)
 	if err != nil {

@@ -294,7 +294,7 @@ func TestSBCAbortStopsLongCommands(t *testing.T) {
 
 func TestSBCReadCapacity(t *testing.T) {
 	r := newSBCRig(t, newMemDisk(diskBlocks*512, backing.CapsAll), func(c *scsi.UnitConfig) {
-		c.PhysicalExp, c.LowestAligned = 3, 5
+		c.PhysicalBlock, c.LowestAligned = 4096, 5
 	})
 	res := r.good("READ CAPACITY(10)", r.do(make10(0x25), nil))
 	if want := []byte{0, 0, 0x0f, 0xff, 0, 0, 2, 0}; !bytes.Equal(res.in, want) {

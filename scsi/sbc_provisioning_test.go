@@ -54,17 +54,17 @@ func TestSBCWriteSame(t *testing.T) {
 func TestSBCWriteSameUnmaps(t *testing.T) {
 	for name, tc := range map[string]struct {
 		caps backing.Caps
-		thin int
+		how  scsi.Provisioning
 		ok   bool
 	}{
-		"store discards":         {backing.CapDiscard, -1, true},
-		"store cannot":           {backing.CapsAll &^ backing.CapDiscard, -1, false},
-		"turned off":             {backing.CapsAll, 0, false},
-		"discards and much else": {backing.CapsAll, 1, true},
+		"store discards":         {backing.CapDiscard, scsi.ProvisioningAuto, true},
+		"store cannot":           {backing.CapsAll &^ backing.CapDiscard, scsi.ProvisioningAuto, false},
+		"turned off":             {backing.CapsAll, scsi.ProvisioningFull, false},
+		"discards and much else": {backing.CapsAll, scsi.ProvisioningAuto, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newMemDisk(diskBlocks*512, tc.caps)
-			r := newSBCRig(t, d, func(c *scsi.UnitConfig) { c.Thin = tc.thin })
+			r := newSBCRig(t, d, func(c *scsi.UnitConfig) { c.Provisioning = tc.how })
 			for _, op := range opWriteSame {
 				for _, block := range [][]byte{make([]byte, 512), pattern(1, 512)} {
 					r.good("fill", r.do(cdbOf(0x2a, 0, 0, 64), pattern(5, 64*512)))

@@ -216,7 +216,7 @@ func (c sbcDone) TaskDone(t *scsi.Task) { c <- t }
 func newSBCRig(t testing.TB, disk *memDisk, change func(*scsi.UnitConfig)) *sbcRig {
 	t.Helper()
 	cfg := scsi.UnitConfig{
-		Type: scsi.TypeDirectAccess, Store: disk, BlockSize: 512, PhysicalExp: -1, WriteCache: true, Thin: -1,
+		Type: scsi.TypeDirectAccess, Store: disk, BlockSize: 512, WriteCache: true,
 		Vendor: "TEST", Product: "DISK", Serial: "1",
 	}
 	if change != nil {

@@ -34,7 +34,7 @@ func TestStandardInquiry(t *testing.T) {
 }
 
 func TestVPD(t *testing.T) {
-	r := newRig(t, func(c *scsi.UnitConfig) { c.PhysicalExp = 3; c.MaxTransfer = 1 << 20; c.RotationRate = 7200 })
+	r := newRig(t, func(c *scsi.UnitConfig) { c.PhysicalBlock = 4096; c.MaxTransfer = 1 << 20; c.RotationRate = 7200 })
 	n := r.attachPort("a", 7, nil)
 	list := n.good(vpd(0))
 	if want := []byte{0, 0, 0, 7, 0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2}; !bytes.Equal(list, want) {
@@ -484,12 +484,14 @@ func TestSelfTest(t *testing.T) {
 }
 
 func TestNewUnitRefuses(t *testing.T) {
-	good := scsi.UnitConfig{Type: scsi.TypeDirectAccess, Store: newGatedStore(4096), PhysicalExp: -1}
+	good := scsi.UnitConfig{Type: scsi.TypeDirectAccess, Store: newGatedStore(4096)}
 	for name, change := range map[string]func(*scsi.UnitConfig){
 		"no store":     func(c *scsi.UnitConfig) { c.Store = nil },
 		"block size":   func(c *scsi.UnitConfig) { c.BlockSize = 1000 },
 		"empty store":  func(c *scsi.UnitConfig) { c.Store = newGatedStore(100) },
-		"exponent":     func(c *scsi.UnitConfig) { c.PhysicalExp = 16 },
+		"exponent":     func(c *scsi.UnitConfig) { c.PhysicalBlock = 512 << 16 },
+		"physical":     func(c *scsi.UnitConfig) { c.PhysicalBlock = 256 },
+		"provisioning": func(c *scsi.UnitConfig) { c.Provisioning = 2 },
 		"NAA":          func(c *scsi.UnitConfig) { c.NAA[0] = 0x50 },
 		"serial":       func(c *scsi.UnitConfig) { c.Serial = strings.Repeat("x", 253) },
 		"tape":         func(c *scsi.UnitConfig) { c.Type = 1 },

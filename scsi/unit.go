@@ -37,17 +37,35 @@ func (t DeviceType) bit() Types {
 	return TypeWLUN
 }
 
+// DefaultBlockSize is the logical block length in bytes of a unit of which
+// nothing else is said.
+func DefaultBlockSize(t DeviceType) int {
+	if t == TypeMultimedia {
+		return discBlock
+	}
+	return 512
+}
+
+// Provisioning says whether a unit offers logical block provisioning (LBPME).
+type Provisioning uint8
+
+// Kinds of provisioning. None claims what the store cannot do.
+const (
+	ProvisioningAuto Provisioning = iota // thin if the store can give space back
+	ProvisioningFull                     // fully provisioned, whatever the store can
+)
+
 // UnitConfig says how a store looks as a logical unit. What the store can do is
 // found by asking it, and nothing here claims what it cannot.
 type UnitConfig struct {
 	Type  DeviceType
 	Store backing.Store // nil for a controller; the Unit does not close it
 	// BlockSize is the logical block length in bytes, a power of two from 512
-	// to 65536; 0 means 512, or 2048 for multimedia. A rest of the store smaller than it is not used.
+	// to 65536; 0 means 512, or 2048 for multimedia (see DefaultBlockSize). A rest of the store smaller than it is not used.
 	BlockSize int
-	// PhysicalExp is log2 of the logical blocks per physical block, 0 to 15;
-	// -1 takes the store's physical block size.
-	PhysicalExp   int
+	// PhysicalBlock is the physical block length in bytes, BlockSize times a power
+	// of two up to 2^15; 0 takes the store's.
+	PhysicalBlock int
 	LowestAligned int // lowest aligned logical block, 0 to 16383
 
 	Vendor, Product, Revision string // printable ASCII, cut to 8, 16 and 4 characters
@@ -63,7 +81,7 @@ type UnitConfig struct {
 	// whatever is said here.
 	ReadOnly, Removable, Offline bool
 	WriteCache                   bool // WCE of the caching mode page, until MODE SELECT changes it
-	Thin                         int  // logical block provisioning: -1 if the store can, 0 no, 1 as -1
+	Provisioning                 Provisioning
 	RotationRate                 int  // VPD B1h: rpm, 1 not rotating, 0 from the store
 	OptimalGranularity           int  // blocks, 0: physical block
 	OptimalLength                int  // blocks, 0: from the store
@@ -102,6 +120,9 @@ const (
 	unitSanitizeFree   // EXIT FAILURE MODE is allowed after it (AUSE)
 	unitCannotFill     // the store has not the space for all blocks
 )
+
+// maxPhysicalExp is the largest LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT.
+const maxPhysicalExp = 15
 
 // capabilities are what the store can do besides the core, found once.
 type capabilities struct {
@@ -170,10 +191,7 @@ type Unit struct {
 // without the reservations that protect it.
 func NewUnit(cfg UnitConfig) (*Unit, error) {
 	if cfg.BlockSize == 0 {
-		cfg.BlockSize = 512
-		if cfg.Type == TypeMultimedia {
-			cfg.BlockSize = discBlock
-		}
+		cfg.BlockSize = DefaultBlockSize(cfg.Type)
 	}
 	if cfg.Workers <= 0 {
 		cfg.Workers = 64
@@ -243,8 +261,10 @@ func checkUnit(c *UnitConfig) error {
 	switch b := c.BlockSize; {
 	case b < 512 || b > 65536 || b&(b-1) != 0:
 		return fmt.Errorf("block size %d is not a power of two from 512 to 65536", b)
-	case c.PhysicalExp < -1 || c.PhysicalExp > 15:
-		return fmt.Errorf("physical block exponent %d is not in -1 to 15", c.PhysicalExp)
+	case c.PhysicalBlock != 0 && (c.PhysicalBlock < b || c.PhysicalBlock > b<<maxPhysicalExp || c.PhysicalBlock&(c.PhysicalBlock-1) != 0):
+		return fmt.Errorf("physical block size %d is not %d times a power of two up to 2^%d", c.PhysicalBlock, b, maxPhysicalExp)
+	case c.Provisioning > ProvisioningFull:
+		return fmt.Errorf("there is no provisioning %d", c.Provisioning)
 	case c.LowestAligned < 0 || c.LowestAligned > 0x3fff:
 		return fmt.Errorf("lowest aligned block %d is not in 0 to 16383", c.LowestAligned)
 	case c.RotationRate < 0 || c.RotationRate > 0xfffe:
@@ -269,12 +289,12 @@ func (u *Unit) attachStore(s backing.Store, cfg *UnitConfig) {
 	u.caps = findCapabilities(s)
 	u.tries = u.caps.tryReader != nil || u.caps.tryWriter != nil
 	u.blocks.Store(uint64(s.Size()) >> u.blockShift)
-	u.physicalExp = cfg.PhysicalExp
-	if u.physicalExp < 0 {
-		u.physicalExp = 0
-		if p := u.info.PhysicalBlock; p > cfg.BlockSize {
-			u.physicalExp = min(bits.Len(uint(p))-1-int(u.blockShift), 15)
-		}
+	p := cfg.PhysicalBlock
+	if p == 0 {
+		p = u.info.PhysicalBlock
+	}
+	if p > cfg.BlockSize {
+		u.physicalExp = min(bits.Len(uint(p))-1-int(u.blockShift), maxPhysicalExp)
 	}
 }
 
@@ -321,14 +341,14 @@ func (u *Unit) writeCache() bool { return u.flags.Load()&unitWCE != 0 }
 // same whether it is protected or not: the commands are there, and refused as
 // all that write.
 func (u *Unit) thin() bool {
-	return (u.caps.discarder != nil || u.info.ReadOnly && u.caps.extenter != nil) && u.cfg.Load().Thin != 0
+	return (u.caps.discarder != nil || u.info.ReadOnly && u.caps.extenter != nil) && u.cfg.Load().Provisioning != ProvisioningFull
 }
 
 // Config is the configuration as it is now; Offline and ReadOnly follow the setters.
 func (u *Unit) Config() UnitConfig { return *u.cfg.Load() }
 
 // Update changes how the unit presents itself while it runs: the identity fields,
-// Removable, ReadOnly, Offline, Thin, RotationRate and the Optimal fields. edit
+// Removable, ReadOnly, Offline, Provisioning, RotationRate and the Optimal fields. edit
 // gets a copy; changes of other fields are ignored. It fails, and nothing
 // changes, if a value is out of range. Every nexus gets INQUIRY DATA HAS CHANGED
 // if more than Offline and ReadOnly differ.
@@ -338,7 +358,7 @@ func (u *Unit) Update(edit func(*UnitConfig)) error {
 	old := u.cfg.Load()
 	c := *old
 	edit(&c)
-	c.Type, c.Store, c.BlockSize, c.PhysicalExp, c.LowestAligned = old.Type, old.Store, old.BlockSize, old.PhysicalExp, old.LowestAligned
+	c.Type, c.Store, c.BlockSize, c.PhysicalBlock, c.LowestAligned = old.Type, old.Store, old.BlockSize, old.PhysicalBlock, old.LowestAligned
 	c.Workers, c.MaxTransfer, c.Logger, c.Reservations, c.Copies = old.Workers, old.MaxTransfer, old.Logger, old.Reservations, old.Copies
 	c.Sanitize, c.OverwriteRate = old.Sanitize, old.OverwriteRate
 	c.WriteCache, c.DescriptorSense = old.WriteCache, old.DescriptorSense
@@ -347,7 +367,7 @@ func (u *Unit) Update(edit func(*UnitConfig)) error {
 	}
 	u.storeConfigLocked(&c)
 	if c.Vendor != old.Vendor || c.Product != old.Product || c.Revision != old.Revision || c.Serial != old.Serial ||
-		c.T10ID != old.T10ID || c.NAA != old.NAA || c.Removable != old.Removable || c.Thin != old.Thin ||
+		c.T10ID != old.T10ID || c.NAA != old.NAA || c.Removable != old.Removable || c.Provisioning != old.Provisioning ||
 		c.RotationRate != old.RotationRate || c.OptimalGranularity != old.OptimalGranularity || c.OptimalLength != old.OptimalLength {
 		u.raiseLocked(attnInquiryData, nil)
 	}

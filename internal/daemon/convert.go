@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -22,10 +23,10 @@ func (d *Daemon) volumeConfig(v state.Volume, create bool) (gateway.VolumeConfig
 	c := gateway.VolumeConfig{
 		Name: v.Name, URL: v.URL, ReadOnly: v.ReadOnly, Direct: v.Direct, Sync: v.Sync,
 		Unit: scsi.UnitConfig{
-			BlockSize: v.BlockSize, PhysicalExp: -1, LowestAligned: u.LowestAligned,
+			BlockSize: v.BlockSize, LowestAligned: u.LowestAligned,
 			Vendor: u.Vendor, Product: u.Product, Revision: u.Revision, Serial: u.Serial, T10ID: u.SCSIID,
 			ReadOnly: u.ReadOnly || v.ReadOnly, Removable: u.Removable, Offline: u.Offline,
-			WriteCache: u.WriteCache == nil || *u.WriteCache, Thin: -1,
+			WriteCache:   u.WriteCache == nil || *u.WriteCache,
 			RotationRate: u.RotationRate, OptimalGranularity: u.OptimalGranularity, OptimalLength: u.OptimalLength,
 			DescriptorSense: u.SenseFormat == 1,
 		},
@@ -42,13 +43,10 @@ func (d *Daemon) volumeConfig(v state.Volume, create bool) (gateway.VolumeConfig
 		c.Unit.Type = scsi.TypeDirectAccess
 	}
 	if u.PhysicalExp != nil {
-		c.Unit.PhysicalExp = *u.PhysicalExp
+		c.Unit.PhysicalBlock = cmp.Or(v.BlockSize, scsi.DefaultBlockSize(c.Unit.Type)) << *u.PhysicalExp
 	}
-	if u.Thin != nil {
-		c.Unit.Thin = 0
-		if *u.Thin {
-			c.Unit.Thin = 1
-		}
+	if u.Thin != nil && !*u.Thin {
+		c.Unit.Provisioning = scsi.ProvisioningFull
 	}
 	if _, err := hex.Decode(c.Unit.NAA[:], []byte(u.NAA)); err != nil {
 		return c, fmt.Errorf("NAA identifier %q: %w", u.NAA, err)

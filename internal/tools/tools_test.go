@@ -53,7 +53,7 @@ const diskSize = 4 << 20
 func serve(t *testing.T, store backing.Store, change func(*scsi.UnitConfig, *directory)) string {
 	t.Helper()
 	cfg := scsi.UnitConfig{Store: store, Serial: "4711", Vendor: "BLOCKGTE", Product: "tools", NAA: [16]byte{0x60, 1},
-		WriteCache: true, Thin: -1, PhysicalExp: -1}
+		WriteCache: true}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

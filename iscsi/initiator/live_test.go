@@ -55,7 +55,7 @@ func serve(t *testing.T, change func(*directory)) initiator.Config {
 		t.Fatal(err)
 	}
 	unit, err := scsi.NewUnit(scsi.UnitConfig{Store: store, Serial: "live", Vendor: "BLOCKGTE", Product: "test",
-		NAA: [16]byte{0x60}, WriteCache: true, Thin: -1, PhysicalExp: -1})
+		NAA: [16]byte{0x60}, WriteCache: true})
 	if err != nil {
 		t.Fatal(err)
 	}

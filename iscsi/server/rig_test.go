@@ -162,7 +162,7 @@ func serve(t testing.TB, o options) *rig {
 		dev := scsi.NewDevice(scsi.DeviceConfig{Name: name})
 		for lun, s := range stores {
 			u, err := scsi.NewUnit(scsi.UnitConfig{Store: s, Serial: fmt.Sprint(name, lun), Vendor: "V", Product: "P", Revision: "1",
-				WriteCache: true, Thin: -1, PhysicalExp: -1})
+				WriteCache: true})
 			if err != nil {
 				t.Fatal(err)
 			}
