@@ -260,7 +260,7 @@ func (s *Store) Capabilities() backing.Caps {
 func (s *Store) Info() backing.Info {
 	return backing.Info{
 		Engine: "ram", Location: s.name, ReadOnly: s.readOnly,
-		PhysicalBlock: pageSize, Thin: true, DiscardGranularity: pageSize,
+		PhysicalBlock: unitSize, Thin: true, DiscardGranularity: pageSize,
 	}
 }
 
