@@ -34,6 +34,19 @@ type apiClient interface {
 // copy, as it is from a socket: it is changed and written back. Lists are not.
 type local struct{ svc api.Service }
 
+// inside is what a daemon offers to its own process beside the API, so that a
+// command's time does not grow with what there is.
+type inside interface {
+	TargetByID(ctx context.Context, id int) (v1.Target, error)
+	Settings(ctx context.Context) state.System
+	ReleasePortal(ctx context.Context, address string) error
+}
+
+func (l local) inside() (inside, bool) {
+	i, ok := l.svc.(inside)
+	return i, ok
+}
+
 func (l local) Apply(ctx context.Context, ops ...state.Op) (v1.Result, error) {
 	return l.svc.Apply(ctx, ops)
 }
@@ -72,10 +85,8 @@ func (l local) CloseConnection(ctx context.Context, id uint64, cid uint16) (v1.R
 
 // releasePortal stops listening on a portal that tgtd was started with.
 func (l local) releasePortal(ctx context.Context, address string) error {
-	if r, ok := l.svc.(interface {
-		ReleasePortal(ctx context.Context, address string) error
-	}); ok {
-		return r.ReleasePortal(ctx, address)
+	if i, ok := l.inside(); ok {
+		return i.ReleasePortal(ctx, address)
 	}
 	return errors.ErrUnsupported
 }

@@ -38,7 +38,7 @@ func (a *admin) newTarget() error {
 	}); i >= 0 {
 		return refuse("target name %q: only letters, digits, ':', '.' and '-' are allowed", a.targetName)
 	}
-	sys, err := a.api.System(a.ctx)
+	sys, err := a.settings()
 	if err != nil {
 		return err
 	}

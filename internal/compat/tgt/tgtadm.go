@@ -156,8 +156,28 @@ func (a *admin) changeSystem(change func(*state.System) error) error {
 	})
 }
 
+// settings are the gateway's own, which must not be changed.
+func (a *admin) settings() (state.System, error) {
+	if l, ok := a.api.(local); ok {
+		if i, ok := l.inside(); ok {
+			return i.Settings(a.ctx), nil
+		}
+	}
+	sys, err := a.api.System(a.ctx)
+	return sys.System, err
+}
+
 // findTarget finds the target of --tid.
 func (a *admin) findTarget() (*v1.Target, error) {
+	if l, ok := a.api.(local); ok {
+		if i, ok := l.inside(); ok {
+			t, err := i.TargetByID(a.ctx, a.tid)
+			if e := state.ErrorOf(err); e != nil && e.Code == state.CodeTargetNotFound {
+				return nil, fail(msgNoTarget)
+			}
+			return &t, err
+		}
+	}
 	list, err := a.api.Targets(a.ctx)
 	if err != nil {
 		return nil, err

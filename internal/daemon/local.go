@@ -4,8 +4,23 @@ import (
 	"context"
 	"fmt"
 
+	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/state"
 )
+
+// What is here is asked for within the daemon's own process, beside the API.
+
+// TargetByID gives the target with a number, however many there are.
+func (d *Daemon) TargetByID(_ context.Context, id int) (v1.Target, error) {
+	t, ok := d.st.Snapshot().TargetByID(id)
+	if !ok {
+		return v1.Target{}, notFound(state.CodeTargetNotFound, "target", fmt.Sprint(id))
+	}
+	return d.target(t, d.sessionsOf(t.Value.Name)), nil
+}
+
+// Settings are the gateway's own, which must not be changed.
+func (d *Daemon) Settings(context.Context) state.System { return d.st.Snapshot().System().Value }
 
 // ReleasePortal stops listening on a portal of Config.Portals, by its address or
 // the one it is bound to. Sessions that came in there go on; the next start has
