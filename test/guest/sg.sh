@@ -55,13 +55,13 @@ says 'active/optimized' "in words" sg_rtpg -d "$D"
 
 wr /tmp/r1 4096 256
 says 'blocks: +[0-9]+ +mapped' "GET LBA STATUS of data" sg_get_lba_status -l 4096 "$D"
-check "UNMAP" sg_unmap -l 4096 -n 128 "$D"
+check "UNMAP" sg_unmap --force -l 4096 -n 128 "$D"
 reads "unmapped blocks are zeroes" /tmp/zero 4096 128
 tail -c 65536 /tmp/r1 >/tmp/r1.tail
 reads "their neighbours stay" /tmp/r1.tail 4224 128
 says 'blocks: +128 +deallocated' "GET LBA STATUS of the hole" sg_get_lba_status -l 4096 "$D"
-check "UNMAP of nothing" sg_unmap -l 0 -n 0 "$D"
-exits 22 "UNMAP past the end" sg_unmap -l $((SIZE / 512)) -n 8 "$D"
+check "UNMAP of nothing" sg_unmap --force -l 0 -n 0 "$D"
+exits 22 "UNMAP past the end" sg_unmap --force -l $((SIZE / 512)) -n 8 "$D"
 for n in 10 16; do
     check "WRITE SAME($n)" sg_write_same --$n -l 1000 -n 100 -x 512 -i /tmp/one "$D"
     reads "writes the block each time" /tmp/hundred 1000 100
