@@ -483,7 +483,11 @@ func (c *TargetConn) trim() {
 	}
 }
 
-// Stalled reports that the peer has not taken what was sent to it for d.
+// Sending reports that a batch is with the transport.
+func (c *TargetConn) Sending() bool { return c.tx.started.Load() != 0 }
+
+// Stalled reports that a batch has been with the transport for d, and for so long
+// without Progress.
 func (c *TargetConn) Stalled(now time.Time, d time.Duration) bool {
 	t := c.tx.started.Load()
 	return t != 0 && now.Sub(c.born)-time.Duration(t) > d

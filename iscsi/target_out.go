@@ -172,10 +172,12 @@ func (c *TargetConn) BeginSend() bool {
 	return true
 }
 
-// Progress tells that the peer takes what was sent to it: Stalled begins anew.
+// Progress tells that the peer takes what is sent to it: Stalled begins anew.
+// Safe for concurrent use.
 func (c *TargetConn) Progress() {
-	if x := &c.tx; x.started.Load() != 0 {
-		x.started.Store(max(int64(time.Since(c.born)), 1))
+	if t := c.tx.started.Load(); t != 0 {
+		// Not over the end of the batch, which somebody else may have found.
+		c.tx.started.CompareAndSwap(t, max(int64(time.Since(c.born)), 1))
 	}
 }
 

@@ -44,6 +44,8 @@ type conn struct {
 	abortOnce sync.Once
 	reason    atomic.Pointer[string]
 
+	taken uint64 // what the peer had taken at the last tick, see takenBytes; tick only
+
 	// reader only
 	in       *bufpool.Buf
 	r, w     int // in.B[r:w] is unread
@@ -99,6 +101,23 @@ func (c *conn) Abort(reason string) {
 		c.reason.Store(&reason)
 		c.nc.Close()
 	})
+}
+
+// tick drives the connection's clock.
+func (c *conn) tick(now time.Time) {
+	if c.raw != nil && c.tc.Sending() {
+		// A batch is long for a slow peer, and the socket's buffer longer: what
+		// counts is whether the other end takes anything at all.
+		if n, ok := takenBytes(c.raw); ok && n != c.taken {
+			c.taken = n
+			c.tc.Progress()
+		}
+	}
+	if c.tc.Stalled(now, c.srv.cfg.StallTimeout) {
+		c.tc.Drop("the peer does not read what is sent to it")
+		return
+	}
+	c.tc.Tick()
 }
 
 func (c *conn) run() {
@@ -206,11 +225,37 @@ func (c *conn) login() error {
 			return err
 		}
 		if lerr != nil {
+			c.linger()
 			return lerr
 		}
 		if done {
 			return nil
 		}
+	}
+}
+
+// Bounds of linger.
+const (
+	lingerTime  = 2 * time.Second
+	lingerBytes = 256 << 10
+)
+
+// linger gives the peer the time to read its refusal: a socket that is closed
+// with unread input sends a reset, which overtakes what was written. It ends
+// when the peer closes. Until then the connection counts as an unfinished login and
+// gives way like one.
+func (c *conn) linger() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.nc.SetDeadline(time.Now().Add(lingerTime))
+	for left := lingerBytes; left > 0; {
+		n, err := c.nc.Read(c.in.B)
+		if err != nil {
+			return
+		}
+		left -= n
 	}
 }
 

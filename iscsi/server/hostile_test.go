@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -206,6 +207,38 @@ func TestClientThatNeverReads(t *testing.T) {
 			r.logs.wait(t, stalls+1, "connection closed", "does not read")
 			checkIO(t, other, 0, 16)
 		})
+	}
+}
+
+// TestSlowReaderStays: a peer that takes longer than the stall timeout for what
+// the server hands to its socket at once is not cut off while it reads.
+func TestSlowReaderStays(t *testing.T) {
+	const timeout = time.Second
+	r := serve(t, options{tick: 20 * time.Millisecond, cfg: func(c *server.Config) { c.StallTimeout = timeout }})
+	c := r.rawLogin("slow")
+	c.Conn().(*net.TCPConn).SetReadBuffer(64 << 10)
+	var asks []byte
+	for i := range uint32(32) {
+		asks = c.Encode(asks, command(i, c.CmdSN+i, 0, rw10(0x28, 0, 2048), 1<<20, read), nil, nil)
+	}
+	if err := c.SendBytes(asks); err != nil {
+		t.Fatal(err)
+	}
+	step := time.NewTicker(timeout / 20)
+	defer step.Stop()
+	begin, n := time.Now(), 0
+	for p := make([]byte, 64<<10); time.Since(begin) < 2*timeout; <-step.C {
+		m, err := c.Conn().Read(p)
+		if err != nil {
+			t.Fatalf("after %v and %d bytes: %v", time.Since(begin), n, err)
+		}
+		n += m
+	}
+	if n > 16<<20 {
+		t.Skipf("it read %d bytes, which is not slow", n)
+	}
+	if l := r.logs.count("does not read"); l != 0 {
+		t.Error("the server took it for a peer that does not read")
 	}
 }
 

@@ -3,6 +3,7 @@ package server_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -73,6 +74,32 @@ func TestWhatIsNotALogin(t *testing.T) {
 		}
 		wantClosed(t, c.Conn())
 	})
+}
+
+// TestRefusalArrives: the answer to a login that is refused is not lost when the
+// initiator had sent more than the server reads.
+func TestRefusalArrives(t *testing.T) {
+	r := serve(t, options{})
+	for range 20 {
+		c := r.raw()
+		var h iscsi.BHS
+		h.SetOpcode(iscsi.OpLoginReq, true)
+		h.SetISID([6]byte{0x80, 1})
+		h.SetFlags(iscsi.StageOperational << 2)
+		b := c.Encode(nil, &h, nil, iscsi.AppendText(iscsi.AppendText(nil, "InitiatorName", "iqn.test:a"), "TargetName", "iqn.test:none"))
+		if err := c.SendBytes(append(b, make([]byte, 60<<10)...)); err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Recv()
+		if err != nil || p.Opcode() != iscsi.OpLoginResp || p.StatusClass() != 2 {
+			t.Fatalf("want a refusal, got %v, %v", p, err)
+		}
+		if n, err := c.Conn().Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Fatalf("behind the refusal: %d bytes, %v, want the end", n, err)
+		}
+		c.Close()
+	}
+	r.logs.wait(t, 20, "login failed")
 }
 
 func TestCHAPAndDiscovery(t *testing.T) {

@@ -216,15 +216,24 @@ func (s *Server) tick() {
 		case <-s.tickStop:
 			return
 		case now := <-t.C:
-			for _, tc := range s.table.conns() {
-				if tc.Stalled(now, s.cfg.StallTimeout) {
-					tc.Drop("the peer does not read what is sent to it")
-					continue
-				}
-				tc.Tick()
+			for _, c := range s.loggedIn() {
+				c.tick(now)
 			}
 		}
 	}
+}
+
+// loggedIn lists the connections in full feature phase.
+func (s *Server) loggedIn() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		if c.loggedIn.Load() {
+			l = append(l, c)
+		}
+	}
+	return l
 }
 
 // closeListeners stops accepting; it reports whether it was the first to do so.

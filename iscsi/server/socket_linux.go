@@ -22,6 +22,17 @@ func setCongestion(c *net.TCPConn, name string) {
 	})
 }
 
+// takenBytes is how much of what was sent the peer's system has acknowledged, which
+// it does not once its buffer is full.
+func takenBytes(raw syscall.RawConn) (n uint64, ok bool) {
+	err := raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n, ok = info.Bytes_acked, true
+		}
+	})
+	return n, ok && err == nil
+}
+
 func isTooManyFiles(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
