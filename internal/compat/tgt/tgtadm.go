@@ -67,6 +67,7 @@ type admin struct {
 	*request
 	ctx   context.Context
 	api   apiClient
+	named string // the target's name, if that is known instead of its number
 	dir   string // which relative paths are taken from
 	out   *bufio.Writer
 	notes []string // for standard error, after the message if there is one
@@ -167,16 +168,23 @@ func (a *admin) settings() (state.System, error) {
 	return sys.System, err
 }
 
+func found(t v1.Target, err error) (*v1.Target, error) {
+	if e := state.ErrorOf(err); e != nil && e.Code == state.CodeTargetNotFound {
+		return nil, fail(msgNoTarget)
+	}
+	return &t, err
+}
+
 // findTarget finds the target of --tid.
 func (a *admin) findTarget() (*v1.Target, error) {
 	if l, ok := a.api.(local); ok {
 		if i, ok := l.inside(); ok {
 			t, err := i.TargetByID(a.ctx, a.tid)
-			if e := state.ErrorOf(err); e != nil && e.Code == state.CodeTargetNotFound {
-				return nil, fail(msgNoTarget)
-			}
-			return &t, err
+			return found(t, err)
 		}
+	}
+	if a.named != "" {
+		return found(a.api.Target(a.ctx, a.named))
 	}
 	list, err := a.api.Targets(a.ctx)
 	if err != nil {

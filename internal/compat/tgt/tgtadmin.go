@@ -317,7 +317,7 @@ func (m *manager) remove(t *v1.Target, force bool) error {
 	if m.pretend {
 		return nil
 	}
-	a := &admin{request: &request{tid: t.ID, force: force}, ctx: m.ctx, api: m.api}
+	a := &admin{request: &request{tid: t.ID, force: force}, named: t.Name, ctx: m.ctx, api: m.api}
 	err := a.deleteTarget()
 	if f := (*failure)(nil); errors.As(err, &f) && f.message == msgNoTarget {
 		err = nil // somebody else was quicker

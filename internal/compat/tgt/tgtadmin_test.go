@@ -45,6 +45,10 @@ default-driver iscsi
 <target iqn.2024-01.com.example:b>
 	backing-store DIR/z.img
 	backing-store DIR/a.img
+	<backing-store anything>
+		bs-type null
+		lun 9
+	</backing-store>
 	incominguser u1 secret-of-u1
 	outgoinguser o1 secret-of-o1
 	initiator-address 10.0.0.0/8
@@ -145,7 +149,7 @@ func TestUpdateInPlace(t *testing.T) {
 	if strings.Contains(shown, "z.img") || !strings.Contains(shown, "n.img") || !strings.Contains(w.must("--op show --mode target --tid 41"), "MaxBurstLength=262144\n") {
 		t.Errorf("not what the file says:\n%s", shown)
 	}
-	if list, err := c.Volumes(limit(t)); err != nil || len(list) != 3 {
+	if list, err := c.Volumes(limit(t)); err != nil || len(list) != 4 {
 		t.Errorf("%d volumes, %v", len(list), err)
 	}
 	// By number; and what the file no longer has goes.
@@ -353,6 +357,9 @@ tgtadm -C 0 --lld iscsi --op update --mode logicalunit --tid 41 --lun=1 --params
 tgtadm -C 0 --lld iscsi --op new --mode logicalunit --tid 41 --lun 2 -b "DIR/z.img"     `+`
 tgtadm -C 0 --lld iscsi --op update --mode logicalunit --tid 41 --lun=2 --params vendor_id="ACME"
 # Write cache is enabled (default) for lun 2.
+tgtadm -C 0 --lld iscsi --op new --mode logicalunit --tid 41 --lun 9 -b "anything"  --bstype null   `+`
+tgtadm -C 0 --lld iscsi --op update --mode logicalunit --tid 41 --lun=9 --params vendor_id="ACME"
+# Write cache is enabled (default) for lun 9.
 tgtadm -C 0 --lld iscsi --mode account --op new --user=u1 --password=PLEASE_CORRECT_THE_PASSWORD
 tgtadm -C 0 --lld iscsi --mode account --op bind --tid=41 --user=u1
 tgtadm -C 0 --lld iscsi --op bind --mode target --tid 41 -I 10.0.0.0/8

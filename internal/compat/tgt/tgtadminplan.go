@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"blockgate/backing"
 	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/compat/tgtconf"
 	"blockgate/internal/state"
@@ -108,7 +109,8 @@ func (m *manager) change(t *tgtconf.Target, now *v1.Target) error {
 			if !s.kept || s.volume.URL == "" || s.volume.Status.State == v1.Failed {
 				continue
 			}
-			if _, err := m.api.ResizeVolume(m.ctx, s.volume.Name, 0); err != nil {
+			_, err := m.api.ResizeVolume(m.ctx, s.volume.Name, 0)
+			if e := state.ErrorOf(err); e != nil && !strings.HasSuffix(e.Reason, backing.ErrNotSupported.Error()) {
 				m.warn("LUN %d: the size was not read again: %v", s.conf.LUN, state.ErrorOf(err))
 			}
 		}
