@@ -31,16 +31,18 @@ func (d *Daemon) ReleasePortal(_ context.Context, address string) error {
 		if p.Address != address && bound != address {
 			continue
 		}
-		d.mu.Lock()
+		d.mu.RLock()
 		given := d.runtime[bound]
-		delete(d.runtime, bound)
-		d.mu.Unlock()
+		d.mu.RUnlock()
 		if !given {
 			continue
 		}
-		if err := d.gw.RemovePortal(p.Address); err != nil {
+		if err := d.gw.RemovePortal(bound); err != nil {
 			return portalError(address, err)
 		}
+		d.mu.Lock()
+		delete(d.runtime, bound)
+		d.mu.Unlock()
 		d.log.Info("no longer listening", "portal", bound)
 		return nil
 	}
