@@ -40,6 +40,13 @@ func (p pdu) wantStatus(t *testing.T, s scsi.Status) {
 	}
 }
 
+func (p pdu) wantReject(t *testing.T, reason iscsi.RejectReason) {
+	t.Helper()
+	if p.Opcode() != iscsi.OpReject || p.Response() != byte(reason) {
+		t.Fatalf("%v %02x, want a Reject of reason %02x", p.Opcode(), p.Response(), byte(reason))
+	}
+}
+
 func (p pdu) wantSense(t *testing.T, key, asc, ascq byte) {
 	t.Helper()
 	p.wantStatus(t, scsi.CheckCondition)
@@ -379,7 +386,7 @@ func TestTextTooLongForOnePDU(t *testing.T) {
 func TestSendTargetsInANormalSessionNamesItsOwnTargetOnly(t *testing.T) {
 	for value, want := range map[string]string{
 		"All": "TargetName=" + rigTarget + "\x00TargetAddress=127.0.0.1:3260,1\x00", "": "TargetName=" + rigTarget + "\x00TargetAddress=127.0.0.1:3260,1\x00",
-		rigTarget: "TargetName=" + rigTarget + "\x00TargetAddress=127.0.0.1:3260,1\x00", "iqn.2026-11.test:other": "SendTargets=Reject\x00",
+		rigTarget: "TargetName=" + rigTarget + "\x00TargetAddress=127.0.0.1:3260,1\x00", "iqn.2026-11.test:other": "", "Alle": "",
 	} {
 		l := newRig(t, rigOptions{}).conns[0]
 		var h iscsi.BHS
@@ -388,9 +395,38 @@ func TestSendTargetsInANormalSessionNamesItsOwnTargetOnly(t *testing.T) {
 		h.SetITT(9)
 		h.SetTTT(iscsi.ReservedTag)
 		l.send(h, []byte("SendTargets="+value+"\x00"))
-		if p := l.next(); string(p.data) != want {
+		p := l.next()
+		if want == "" {
+			p.wantReject(t, iscsi.RejectProtocolError)
+		} else if string(p.data) != want {
 			t.Errorf("SendTargets=%s gave %q", value, p.data)
 		}
+	}
+}
+
+// A text request of keys that nobody knows fails; one unknown key among others,
+// or of an extension, is answered.
+func TestTextOfUnknownKeys(t *testing.T) {
+	for text, want := range map[string]string{
+		"SendTargetsPlease=All\x00": "", "sENDtARGETS=aLL\x00": "",
+		"X-com.example.size=7\x00":                          "X-com.example.size=NotUnderstood\x00",
+		"Colour=blue\x00MaxRecvDataSegmentLength=65536\x00": "Colour=NotUnderstood\x00",
+	} {
+		l := newRig(t, rigOptions{}).conns[0]
+		var h iscsi.BHS
+		h.SetOpcode(iscsi.OpTextReq, true)
+		h.SetFlags(iscsi.FlagFinal)
+		h.SetITT(9)
+		h.SetTTT(iscsi.ReservedTag)
+		l.send(h, []byte(text))
+		p := l.next()
+		if want == "" {
+			p.wantReject(t, iscsi.RejectProtocolError)
+		} else if string(p.data) != want {
+			t.Errorf("%q gave %q", text, p.data)
+		}
+		l.send(cmdPDU(1, 1, 0, make([]byte, 6), 0, 0x80), nil) // the session goes on
+		l.next().wantStatus(t, scsi.Good)
 	}
 }
 
@@ -574,19 +610,25 @@ func TestResiduals(t *testing.T) {
 		over  bool
 		under bool
 		count uint32
+		bad   bool // CHECK CONDITION
 	}{
-		{"read less than expected", rw10(0x28, 0, 1), 2048, fR, 0, false, true, 1536},
-		{"read more than expected", rw10(0x28, 0, 4), 512, fR, 0, true, false, 1536},
-		{"write less than expected", rw10(0x2a, 0, 1), 2048, fW, 2048, false, true, 1536},
-		{"write more than expected", rw10(0x2a, 0, 4), 512, fW, 512, true, false, 1536},
-		{"no data where some was expected", make([]byte, 6), 100, fR, 0, false, true, 100},
-		{"data where none was expected", rw10(0x28, 0, 1), 0, 0x80, 0, true, false, 512},
+		{name: "write that ends inside a block", cdb: rw10(0x2a, 0, 1), edtl: 200, flags: fW, data: 200, over: true, count: 312, bad: true},
+		{"read less than expected", rw10(0x28, 0, 1), 2048, fR, 0, false, true, 1536, false},
+		{"read more than expected", rw10(0x28, 0, 4), 512, fR, 0, true, false, 1536, false},
+		{"write less than expected", rw10(0x2a, 0, 1), 2048, fW, 2048, false, true, 1536, false},
+		{"write more than expected", rw10(0x2a, 0, 4), 512, fW, 512, true, false, 1536, false},
+		{"no data where some was expected", make([]byte, 6), 100, fR, 0, false, true, 100, false},
+		{"data where none was expected", rw10(0x28, 0, 1), 0, 0x80, 0, true, false, 512, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := newRig(t, rigOptions{}).conns[0]
 			l.send(cmdPDU(1, 1, 0, tc.cdb, tc.edtl, tc.flags), make([]byte, tc.data))
 			p := l.next()
-			p.wantStatus(t, scsi.Good)
+			want := scsi.Good
+			if tc.bad {
+				want = scsi.CheckCondition
+			}
+			p.wantStatus(t, want)
 			over, under := p.Flags()&iscsi.FlagOverflow != 0, p.Flags()&iscsi.FlagUnder != 0
 			if over != tc.over || under != tc.under || p.Residual() != tc.count {
 				t.Fatalf("O=%v U=%v residual %d, want %v %v %d", over, under, p.Residual(), tc.over, tc.under, tc.count)

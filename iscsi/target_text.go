@@ -1,5 +1,10 @@
 package iscsi
 
+import (
+	"fmt"
+	"slices"
+)
+
 // textExchange is a Text negotiation in progress (RFC 7143 §11.10, §11.11). A
 // connection has one at a time; TargetConn.textMu guards it.
 type textExchange struct {
@@ -92,7 +97,11 @@ func (c *TargetConn) textAnswer(kvs []KV) ([]byte, error) {
 			rest = append(rest, kv)
 			continue
 		}
-		out = append(out, c.sendTargets(kv.Value)...)
+		records, err := c.sendTargets(kv.Value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, records...)
 	}
 	if len(rest) == 0 {
 		return out, nil
@@ -107,6 +116,9 @@ func (c *TargetConn) textAnswer(kvs []KV) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(answer) == len(kvs) && !slices.ContainsFunc(answer, understood) && slices.ContainsFunc(rest, stray) {
+		return nil, fmt.Errorf("%w: %s is no key", ErrNegotiation, rest[0].Key)
+	}
 	c.maxXmit.Store(int64(p.MaxXmitDataSegment))
 	for _, kv := range answer {
 		out = AppendText(out, kv.Key, kv.Value)
@@ -118,18 +130,34 @@ func (c *TargetConn) textAnswer(kvs []KV) ([]byte, error) {
 // session's own target (RFC 7143 appendix C). In a normal session All is
 // answered like the empty value: initiators ask for it, and refusing it helps
 // nobody, but a session learns nothing of targets it is not logged in to.
-func (c *TargetConn) sendTargets(value string) []byte {
+//
+// Any other value fails the negotiation, which in the full feature phase ends it
+// without touching the session (RFC 7143 §7.11): initiators that take an answer
+// to SendTargets for records could not make out a "Reject" among them.
+func (c *TargetConn) sendTargets(value string) ([]byte, error) {
+	refused := fmt.Errorf("%w: SendTargets=%.256s", ErrNegotiation, value)
 	name := value
 	if c.sess.Access != nil {
 		if value == "" || value == "All" {
 			name = c.sess.Target()
 		} else if value != c.sess.Target() {
-			return AppendText(nil, "SendTargets", "Reject")
+			return nil, refused
 		}
 	} else if value == "All" {
 		name = ""
 	} else if value == "" {
-		return AppendText(nil, "SendTargets", "Reject")
+		return nil, refused
 	}
-	return SendTargetsText(c.sess.dir.Targets(name, c.peer))
+	return SendTargetsText(c.sess.dir.Targets(name, c.peer)), nil
+}
+
+// understood: the answer says more than that the key is not known.
+func understood(kv KV) bool { return kv.Value != ValueNotUnderstood }
+
+// stray: a key that no standard and no extension has, or a misspelt one. One
+// among others is NotUnderstood, as extension keys always are (RFC 7143 §6.2); a
+// request of nothing else has no purpose in the full feature phase, where keys
+// are declared or asked for one by one, and fails.
+func stray(kv KV) bool {
+	return len(kv.Key) < 2 || kv.Key[1] != '-' && kv.Key[1] != '#' || kv.Key[0] < 'X' || kv.Key[0] > 'Z'
 }

@@ -170,14 +170,15 @@ func rangeToEnd(t *Task) (lba, nblocks uint64) {
 // size of the medium, so the product fits.
 func byteOffset(u *Unit, lba uint64) int64 { return int64(lba) * int64(u.BlockSize()) }
 
-// wholeBlocks cuts data-out that came short to blocks that came whole, and to
-// the n bytes the CDB asks for. An initiator that announces less than its CDB
-// asks for has the rest counted as residual by its transport.
-func wholeBlocks(u *Unit, out []byte, n int64) []byte {
+// wholeBlocks cuts data-out to the n bytes the CDB asks for. An initiator that
+// announces less than its CDB asks for has the rest counted as residual by its
+// transport; ok is false if the last of its blocks has not come whole, which
+// then cannot be written without making up the rest.
+func wholeBlocks(u *Unit, out []byte, n int64) (blocks []byte, ok bool) {
 	if int64(len(out)) > n {
 		out = out[:n]
 	}
-	return out[:len(out)-len(out)%u.BlockSize()]
+	return out, len(out)%u.BlockSize() == 0
 }
 
 // durable says whether what the command writes must be on the medium before its

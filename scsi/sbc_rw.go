@@ -96,7 +96,11 @@ func outBlocks(t *Task) (off int64, data []byte, ok bool) {
 		t.Fail(*s)
 		return 0, nil, false
 	}
-	return byteOffset(t.unit, lba), wholeBlocks(t.unit, t.Out, t.OutLen), true
+	if data, ok = wholeBlocks(t.unit, t.Out, t.OutLen); !ok {
+		t.Fail(sense.InvalidInformationUnit())
+		return 0, nil, false
+	}
+	return byteOffset(t.unit, lba), data, true
 }
 
 // write is WRITE (SBC-3 §5.30 to §5.33).
@@ -119,7 +123,10 @@ func tryWrite(t *Task) bool {
 	if checkRange(u, lba, nblocks) != nil {
 		return false
 	}
-	data := wholeBlocks(u, t.Out, t.OutLen)
+	data, ok := wholeBlocks(u, t.Out, t.OutLen)
+	if !ok {
+		return false
+	}
 	if len(data) == 0 {
 		return true
 	}

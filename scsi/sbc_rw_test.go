@@ -182,11 +182,17 @@ func TestSBCResiduals(t *testing.T) {
 			for _, sent := range []int{0, 200, 512, 700, 1024, 10000} {
 				clear(r.disk.data)
 				out := pattern(byte(sent), sent)
-				res := r.good("WRITE", r.do(cdbOf(op, flags, 8, 2), out))
+				res := r.do(cdbOf(op, flags, 8, 2), out)
 				if res.outLen != 1024 {
 					t.Fatalf("%02x asks for %d bytes", op, res.outLen)
 				}
-				whole := min(sent, 1024) / 512 * 512
+				whole := min(sent, 1024)
+				if whole%512 != 0 { // refused as a whole
+					r.bad("WRITE of a part of a block", res, sense.InvalidInformationUnit())
+					whole = 0
+				} else {
+					r.good("WRITE", res)
+				}
 				want := append(bytes.Clone(out[:whole]), make([]byte, 4*512-whole)...)
 				r.wantMedium(fmt.Sprintf("%02x with %d bytes", op, sent), 8*512, want)
 			}

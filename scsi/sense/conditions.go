@@ -41,6 +41,10 @@ func InsufficientResources() Sense { return New(IllegalRequest, 0x55, 0x03) }
 // InvalidMessage: the task was sent with something its transport cannot carry.
 func InvalidMessage() Sense { return New(AbortedCommand, 0x49, 0x00) }
 
+// InvalidInformationUnit: INVALID FIELD IN COMMAND INFORMATION UNIT. The transport
+// announces a length that cannot be that of the command's data.
+func InvalidInformationUnit() Sense { return New(IllegalRequest, 0x0e, 0x03) }
+
 // MediumRemovalPrevented: eject refused.
 func MediumRemovalPrevented() Sense { return New(IllegalRequest, 0x53, 0x02) }
 
