@@ -18,7 +18,7 @@ defaults {
     prio alua
     failback immediate
     no_path_retry queue
-    reservation_key 0xabc
+    reservation_key 0xabc:aptpl
 }
 CONF
 check "group 2 is not the better way" host group 2 active/non-optimized
@@ -46,16 +46,16 @@ prio() { multipathd show paths raw format '%d %p' | sed -n "s/^$1 *//p" | tr -d 
 better() { [ "$(prio "$1")" -gt "$(prio "$2")" ]; }
 check "the priorities are ALUA's" until_true 20 better "$P1" "$P2"
 
-# mpathpersist registers by every path and reserves by one.
-says '0xabc' "mpathpersist registers" sh -c "mpathpersist --out --register --param-sark=0xabc $M && mpathpersist --in -k $M"
-same "by both paths" "$(sg_persist -n --in -k /dev/$P1 | grep -c 0xabc)" 2
-check "mpathpersist reserves" mpathpersist --out --reserve --param-rk=0xabc --prout-type=5 "$M"
-says 'registrants only' "mpathpersist reads the reservation" mpathpersist --in -r "$M"
-says '0xabc' "mpathpersist reads the full status" mpathpersist --in -s "$M"
-check "the map writes under it" dd if=/dev/zero of="$M" bs=64k count=4 oflag=direct
-check "mpathpersist releases" mpathpersist --out --release --param-rk=0xabc --prout-type=5 "$M"
-check "mpathpersist clears" mpathpersist --out --clear --param-rk=0xabc "$M"
-says 'registered reservation key' "no keys are left" sh -c "sg_persist -n --in -k /dev/$P1 | grep 'NO registered'"
+# mpathpersist registers by every path and reserves by one; the load runs under that.
+pr_out() { mpathpersist --out "$@" "$M"; }
+pr_in() { mpathpersist --in "$1" "$M"; }
+keys() { sg_persist -n --in -k "/dev/$P1" | grep -c 0xabc; }
+check "mpathpersist registers" pr_out --register --param-aptpl --param-sark=0xabc
+says '0xabc' "mpathpersist reads the key" pr_in -k
+same "by both paths" "$(keys)" 2
+check "mpathpersist reserves" pr_out --reserve --param-rk=0xabc --prout-type=5
+says 'registrants only' "mpathpersist reads the reservation" pr_in -r
+says '0xabc' "mpathpersist reads the full status" pr_in -s
 
 # Every round writes all of 16 MiB at random and verifies it.
 load() {
@@ -137,6 +137,13 @@ check "both are active again" until_true 60 both
 check "the administrator prefers path 1" prefer1
 flows "I/O is by path 1 again" "$P1" "$P2" 90
 
+check "the daemon is killed and starts again" host crash
+check "both paths are back after that" until_true 60 both
+check "the administrator prefers path 1" prefer1
+flows "I/O is by path 1 after the crash" "$P1" "$P2" 90
+says 'registrants only' "the reservation is as it was" pr_in -r
+same "and so are the keys" "$(keys)" 2
+
 n=$(cat /tmp/rounds)
 more() { [ "$(cat /tmp/rounds)" -gt $((n + 1)) ]; }
 check "the load finishes more rounds" until_true 120 more
@@ -145,6 +152,10 @@ ended() { [ -e /tmp/fio.good ] || [ -e /tmp/fio.failed ]; }
 check "the load ends" until_true 120 ended
 same "every block was verified in all $(cat /tmp/rounds) rounds" "$(cat /tmp/fio.failed 2>/dev/null)" ""
 same "the map saw no error" "$(dmesg | grep -cE 'I/O error, dev dm-|Buffer I/O error')" 0
+check "mpathpersist releases" pr_out --release --param-rk=0xabc --prout-type=5
+says 'NO reservation' "nothing is reserved" pr_in -r
+check "mpathpersist clears" pr_out --clear --param-rk=0xabc
+same "no keys are left" "$(keys)" 0
 check "flush of the map" multipath -f "${M##*/}"
 for p in $PORT $PORT2; do check "logout by port $p" logout "$p" "$IQN"; done
 multipathd shutdown >/dev/null 2>&1

@@ -24,14 +24,14 @@ const guestIQN = "iqn.2025-01.io.blockgate.test:guest"
 // guest may ask to be done to it while a script runs.
 type guestHost struct {
 	*gatewayd
-	ports [2]string // of portal groups 1 and 2
-	size  map[string]int64
+	ports [2]string   // of portal groups 1 and 2
+	work  chan func() // what the guest asks for, for the test's goroutine
 }
 
 // newGuestHost starts a daemon. The target has no LUNs yet.
 func newGuestHost(t *testing.T) *guestHost {
 	t.Helper()
-	h := &guestHost{gatewayd: newDaemon(t), size: map[string]int64{}}
+	h := &guestHost{gatewayd: newDaemon(t), work: make(chan func())}
 	h.ports = [2]string{freePort(t), freePort(t)}
 	h.start(t, "--listen", "127.0.0.1:"+h.ports[0])
 	h.cli(t, "portal", "add", "127.0.0.1:"+h.ports[1], "--group", "2")
@@ -46,7 +46,6 @@ func (h *guestHost) disk(t *testing.T, volume string, lun int, size int64) {
 	t.Helper()
 	h.cli(t, "volume", "create", volume, h.file(volume), "--size", fmt.Sprint(size))
 	h.cli(t, "lun", "add", guestIQN, volume, "--number", fmt.Sprint(lun))
-	h.size[volume] = size
 }
 
 // disc adds a LUN that is a CD drive, and gives the size of the disc and the
@@ -78,6 +77,7 @@ func (h *guestHost) vars(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
@@ -85,10 +85,11 @@ func (h *guestHost) vars(t *testing.T) map[string]string {
 			if err != nil {
 				return
 			}
-			serving.Go(func() { h.serve(c) })
+			serving.Go(func() { h.serve(ctx, t, c) })
 		}
 	})
 	t.Cleanup(func() {
+		cancel()
 		l.Close()
 		serving.Wait()
 	})
@@ -97,7 +98,7 @@ func (h *guestHost) vars(t *testing.T) map[string]string {
 }
 
 // serve answers one line, "VERB ARGUMENT…", with "ok …" or "failed …".
-func (h *guestHost) serve(c net.Conn) {
+func (h *guestHost) serve(ctx context.Context, t *testing.T, c net.Conn) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	line, err := bufio.NewReader(c).ReadString('\n')
@@ -105,15 +106,29 @@ func (h *guestHost) serve(c net.Conn) {
 	if err != nil || len(words) == 0 {
 		return
 	}
-	answer, err := h.do(context.Background(), words[0], words[1:])
-	if err != nil {
-		fmt.Fprintf(c, "failed %v\n", err)
+	done := make(chan string, 1)
+	work := func() {
+		answer, err := h.do(ctx, t, words[0], words[1:])
+		if err != nil {
+			answer = "failed " + err.Error()
+		} else {
+			answer = "ok " + answer
+		}
+		done <- answer
+	}
+	select {
+	case h.work <- work:
+	case <-ctx.Done():
 		return
 	}
-	fmt.Fprintf(c, "ok %s\n", answer)
+	select {
+	case answer := <-done:
+		fmt.Fprintln(c, answer)
+	case <-ctx.Done(): // the test failed over it
+	}
 }
 
-func (h *guestHost) do(ctx context.Context, verb string, args []string) (string, error) {
+func (h *guestHost) do(ctx context.Context, t *testing.T, verb string, args []string) (string, error) {
 	switch {
 	case verb == "du" && len(args) == 1: // VOLUME: the bytes that its file takes
 		var st syscall.Stat_t
@@ -125,6 +140,10 @@ func (h *guestHost) do(ctx context.Context, verb string, args []string) (string,
 		return h.ask("target", "group", "set", guestIQN, args[0], args[1])
 	case verb == "prefer" && len(args) == 1: // TAG
 		return h.ask("target", "group", "set", guestIQN, args[0], "--preferred")
+	case verb == "crash" && len(args) == 0: // and starts again
+		h.kill()
+		h.start(t, "--listen", "127.0.0.1:"+h.ports[0])
+		return "", nil
 	case verb == "close" && len(args) == 1: // PORT: every session by it
 		return h.closeSessions(ctx, args[0])
 	}

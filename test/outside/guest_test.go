@@ -15,6 +15,12 @@ import (
 // "ok …" or "FAIL …" becomes a subtest. More options go to test/guest/run.sh.
 func guest(t *testing.T, limit time.Duration, scripts []string, vars map[string]string, options ...string) {
 	t.Helper()
+	guestWith(t, nil, limit, scripts, vars, options...)
+}
+
+// guestWith is guest, doing the work that comes meanwhile.
+func guestWith(t *testing.T, work <-chan func(), limit time.Duration, scripts []string, vars map[string]string, options ...string) {
+	t.Helper()
 	logs := t.TempDir()
 	args := append([]string{"-t", fmt.Sprint(int(limit.Seconds())), "-k", logs}, options...)
 	for k, v := range vars {
@@ -24,7 +30,24 @@ func guest(t *testing.T, limit time.Duration, scripts []string, vars map[string]
 		args = append(args, filepath.Join("..", "guest", s))
 	}
 	// The first run also downloads and builds the guest.
-	r := run(t, limit+10*time.Minute, filepath.Join("..", "guest", "run.sh"), args...)
+	var r result
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		r, err = runErr(limit+10*time.Minute, nil, filepath.Join("..", "guest", "run.sh"), args...)
+		ended <- err
+	}()
+	for running := true; running; {
+		select {
+		case do := <-work:
+			do()
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = false
+		}
+	}
 	checks, script := 0, ""
 	seen := map[string]bool{}
 	s := bufio.NewScanner(strings.NewReader(r.stdout))
@@ -96,7 +119,7 @@ func TestGuest(t *testing.T) {
 	disc, sum := h.disc(t, 2)
 	vars["CD_LUN"], vars["CD_SIZE"], vars["CD_SUM"] = "2", fmt.Sprint(disc), sum
 	vars["SIZE"], vars["LUNS"] = fmt.Sprint(size), "3"
-	guest(t, 8*time.Minute, []string{"basic.sh", "chap.sh", "sg.sh", "cd.sh"}, vars)
+	guestWith(t, h.work, 8*time.Minute, []string{"basic.sh", "chap.sh", "sg.sh", "cd.sh"}, vars)
 }
 
 // Two initiators and their reservations, two portal groups and their states, a
@@ -108,7 +131,7 @@ func TestGuestCluster(t *testing.T) {
 	h.disk(t, "a", 0, size)
 	vars := h.vars(t)
 	vars["VOLUME"], vars["SIZE"] = "a", fmt.Sprint(size)
-	guest(t, 8*time.Minute, []string{"pr.sh", "alua.sh", "resize.sh"}, vars)
+	guestWith(t, h.work, 8*time.Minute, []string{"pr.sh", "alua.sh", "resize.sh"}, vars)
 }
 
 // What ext4 and xfs delete comes back to the host's file.
@@ -118,7 +141,7 @@ func TestGuestTrim(t *testing.T) {
 	h.disk(t, "a", 0, 512<<20)
 	vars := h.vars(t)
 	vars["VOLUME"] = "a"
-	guest(t, 8*time.Minute, []string{"trim.sh"}, vars, "-x")
+	guestWith(t, h.work, 8*time.Minute, []string{"trim.sh"}, vars, "-x")
 }
 
 // dm-multipath over two portal groups, under a load that verifies, while paths
@@ -128,7 +151,7 @@ func TestGuestMultipath(t *testing.T) {
 	h := newGuestHost(t)
 	h.disk(t, "a", 0, 64<<20)
 	vars := h.vars(t)
-	guest(t, 15*time.Minute, []string{"multipath.sh"}, vars, "-x")
+	guestWith(t, h.work, 15*time.Minute, []string{"multipath.sh"}, vars, "-x")
 }
 
 // The negotiated parameters in two dozen combinations.
