@@ -35,6 +35,9 @@ type Config struct {
 	CloseTimeout time.Duration
 	// Poll is how often the state of a snapshot or clone is asked for; 0: 100 ms.
 	Poll time.Duration
+	// MaxPause is how long a snapshot may hold up writes; 0: 25 s, less than hosts
+	// wait for a command. Curve needs 10 s with its defaults.
+	MaxPause time.Duration
 	// ClientConf is read in place of DefaultClientConf.
 	ClientConf string
 	// Dial connects to a unix socket or, by TCP, to the snapshot and clone service;
@@ -58,6 +61,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Drain, 5*time.Minute)
 	set(&c.CloseTimeout, 5*time.Second)
 	set(&c.Poll, 100*time.Millisecond)
+	set(&c.MaxPause, 25*time.Second)
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}

@@ -91,15 +91,16 @@ type snapshotInfo struct {
 	Progress   number // percent
 }
 
-// States of a snapshot.
+// States of a snapshot. Others are of one that is being deleted.
 const (
-	snapDone = iota
-	snapPending
-	snapDeleting
-	snapErrorDeleting
-	snapCanceling
-	snapError
+	snapDone    = 0
+	snapPending = 1
+	snapError   = 5
 )
+
+// progressTaken is the progress (percent) from which on writes do not change the
+// snapshot.
+const progressTaken = 5
 
 // taskInfo is a clone in the making.
 type taskInfo struct {
@@ -123,12 +124,14 @@ type snapshotService struct {
 	addrs []string
 	http  *http.Client
 	poll  time.Duration
+
+	maxPause time.Duration
 }
 
 func newSnapshotService(l Location, cfg Config) *snapshotService {
 	cfg = cfg.withDefaults()
 	return &snapshotService{
-		user: l.User, file: l.Volume, addrs: l.Snapshots, poll: cfg.Poll,
+		user: l.User, file: l.Volume, addrs: l.Snapshots, poll: cfg.Poll, maxPause: cfg.MaxPause,
 		http: &http.Client{
 			Timeout: min(l.Timeout, 30*time.Second),
 			// A connection for each request: they are rare, and nothing stays behind.

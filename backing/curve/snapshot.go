@@ -15,8 +15,10 @@ import (
 var _ backing.Snapshotter = (*Store)(nil)
 
 // CreateSnapshot makes a snapshot. It returns once the snapshot is taken, that is
-// when writes do not change it any more; Curve goes on to copy it to its object
-// storage, and no clone can be made before that has ended.
+// when writes do not change it any more: with Curve's defaults that is 10 s, which
+// they wait. Longer than Config.MaxPause they do not; then it is backing.ErrBusy.
+// Curve goes on to copy the snapshot to its object storage, and no clone can be
+// made before that has ended.
 func (s *Store) CreateSnapshot(ctx context.Context, name string) (backing.Snapshot, error) {
 	if err := s.serves(true); err != nil {
 		return backing.Snapshot{}, err
@@ -43,7 +45,10 @@ func (s *Store) createSnapshot(ctx context.Context, name string) (backing.Snapsh
 	if err := s.ranges.lock(ctx, h, 0, everything, true); err != nil {
 		return backing.Snapshot{}, err
 	}
-	info, err := s.take(ctx, name)
+	tctx, cancel := context.WithTimeoutCause(ctx, s.snaps.maxPause,
+		fmt.Errorf("%w: the service did not take it within %v, and writes are not held up for longer", backing.ErrBusy, s.snaps.maxPause))
+	info, err := s.take(tctx, name)
+	cancel()
 	s.ranges.unlock(h)
 	if err != nil {
 		return backing.Snapshot{}, err
@@ -65,8 +70,9 @@ func (s *Store) take(ctx context.Context, name string) (snapshotInfo, error) {
 	if a.UUID == "" {
 		return snapshotInfo{}, errors.New("snapshot and clone service: it names no id")
 	}
-	// The service answers before anything is done: what is written from now on
-	// may still be in it until it has its number.
+	// The service answers before anything is done. When the snapshot has its
+	// number, libcurve writes into it until it has heard of that, which the
+	// service gives it two leases of time for; only then there is progress.
 	var info snapshotInfo
 	err = s.snaps.until(ctx, func() (bool, error) {
 		i, ok, err := s.snaps.byUUID(ctx, a.UUID)
@@ -74,10 +80,10 @@ func (s *Store) take(ctx context.Context, name string) (snapshotInfo, error) {
 		switch {
 		case err != nil:
 			return false, err
-		case !ok || i.Status == snapError || i.Status == snapCanceling || i.Status == snapDeleting:
+		case !ok || i.Status != snapDone && i.Status != snapPending:
 			return false, errors.New("the service gave it up")
 		}
-		return i.Status == snapDone || i.SeqNum > 0, nil
+		return i.Status == snapDone || i.Progress >= progressTaken, nil
 	})
 	if err != nil {
 		// Nobody shall find a snapshot that we have not promised.
@@ -156,14 +162,14 @@ func (s *Store) deleteSnapshot(ctx context.Context, name string) error {
 	if i.Status == snapPending {
 		action = "CancelSnapshot" // it is being copied; this ends that and removes it
 	}
-	if i.Status != snapDeleting && i.Status != snapCanceling {
+	if i.Status == snapDone || i.Status == snapPending || i.Status == snapError {
 		if _, err := s.snaps.do(ctx, action, "File", s.loc.Volume, "UUID", i.UUID); err != nil {
 			return err
 		}
 	}
 	return s.snaps.until(ctx, func() (bool, error) {
 		now, ok, err := s.snaps.byUUID(ctx, i.UUID)
-		if err == nil && ok && (now.Status == snapErrorDeleting || now.Status == snapError) {
+		if err == nil && ok && now.Status == snapError {
 			err = errors.New("the service failed to delete it")
 		}
 		return !ok, err

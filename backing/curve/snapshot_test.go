@@ -19,7 +19,7 @@ import (
 )
 
 // snapRig is a volume of 1 MiB with a snapshot and clone service.
-func snapRig(t *testing.T) (*rig, *nebdfake.SnapshotService, *curve.Store) {
+func snapRig(t *testing.T) (*rig, *nebdfake.SnapshotService, *curve.Store, []string) {
 	t.Helper()
 	r := newRig(t, nebdfake.Options{})
 	svc := nebdfake.NewSnapshotService(r.Server, "pool")
@@ -28,7 +28,7 @@ func snapRig(t *testing.T) (*rig, *nebdfake.SnapshotService, *curve.Store) {
 	l := r.volume(1<<20, 4096)
 	// The first address is of a server that is not there.
 	l.Snapshots = []string{deadAddress(t), h.Listener.Addr().String()}
-	return r, svc, open(t, l, exclusive)
+	return r, svc, open(t, l, exclusive), l.Snapshots
 }
 
 // deadAddress is one at which nobody listens.
@@ -40,7 +40,7 @@ func deadAddress(t *testing.T) string {
 }
 
 func TestSnapshots(t *testing.T) {
-	_, _, s := snapRig(t)
+	_, _, s, _ := snapRig(t)
 	ctx := t.Context()
 	if c := backing.CapsOf(s); c&backing.CapSnapshot == 0 {
 		t.Fatalf("capabilities %s lack snapshot", c)
@@ -96,7 +96,7 @@ func TestSnapshots(t *testing.T) {
 
 // More than one page.
 func TestManySnapshots(t *testing.T) {
-	_, _, s := snapRig(t)
+	_, _, s, _ := snapRig(t)
 	for i := range 105 {
 		_, err := s.CreateSnapshot(t.Context(), fmt.Sprint("s", i))
 		ok(t, err)
@@ -111,7 +111,7 @@ func TestManySnapshots(t *testing.T) {
 // A snapshot has every write that returned before, and none that began after it
 // returned; each under way all or nothing, although Curve takes it late.
 func TestSnapshotUnderWrites(t *testing.T) {
-	_, _, s := snapRig(t)
+	_, _, s, _ := snapRig(t)
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	var last [4]atomic.Int64
@@ -165,7 +165,7 @@ func TestSnapshotUnderWrites(t *testing.T) {
 }
 
 func TestSnapshotFailures(t *testing.T) {
-	r, svc, s := snapRig(t)
+	r, svc, s, addrs := snapRig(t)
 	ctx := t.Context()
 	for code, want := range map[int]error{-20: backing.ErrBusy, -19: backing.ErrExist, -8: backing.ErrNotExist} {
 		svc.Fail("CreateSnapshot", code)
@@ -178,12 +178,34 @@ func TestSnapshotFailures(t *testing.T) {
 		t.Error("a snapshot that failed was reported as taken")
 	}
 	svc.Fail("Take", 0)
+	if _, err := s.Clone(ctx, "x", "cx"); err == nil {
+		t.Error("cloned a snapshot that failed")
+	}
+	// It may fail after it was taken, while it is copied.
+	svc.Fail("Copy", -1)
+	_, err := s.CreateSnapshot(ctx, "w")
+	ok(t, err)
+	if _, err := s.Clone(ctx, "w", "cw"); err == nil || errors.Is(err, backing.ErrNotExist) {
+		t.Errorf("cloned a snapshot that failed: %v", err)
+	}
+	svc.Fail("Copy", 0)
+	ok(t, s.DeleteSnapshot(ctx, "w"))
 	// One that is not taken in time is removed, and writes go on.
 	svc.Stick(true)
 	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
-	_, err := s.CreateSnapshot(short, "y")
+	_, err = s.CreateSnapshot(short, "y")
 	is(t, err, context.DeadlineExceeded)
+	// By itself it does not hold up writes for ever either.
+	impatient := quick
+	impatient.MaxPause = 20 * time.Millisecond
+	l := r.volume(1<<20, 4096)
+	l.Snapshots = addrs
+	s2, err := curve.OpenAt(ctx, l, exclusive, impatient)
+	ok(t, err)
+	defer s2.Close()
+	_, err = s2.CreateSnapshot(ctx, "y")
+	is(t, err, backing.ErrBusy)
 	svc.Stick(false)
 	if svc.Calls("CancelSnapshot") == 0 {
 		t.Error("it was not removed")
@@ -201,7 +223,7 @@ func TestSnapshotFailures(t *testing.T) {
 		t.Errorf("wrong user: %v", err)
 	}
 	// Without the service's address there is none of it.
-	l := r.volume(1<<20, 4096)
+	l = r.volume(1<<20, 4096)
 	bare := open(t, l, exclusive)
 	if backing.CapsOf(bare)&backing.CapSnapshot != 0 {
 		t.Error("claims snapshots without a service")

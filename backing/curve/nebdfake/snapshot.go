@@ -14,7 +14,8 @@ import (
 // SnapshotService is Curve's snapshot and clone service for the volumes of a
 // server, an http.Handler. As the real one it answers before anything is done:
 // each time it is asked for the state of a snapshot or clone that goes one step
-// on. A snapshot is taken one step after it was asked for, not before.
+// on. A snapshot is pending, gets its number, and is taken only when it has made
+// progress: until then writes change it.
 type SnapshotService struct {
 	s    *Server
 	pool string
@@ -48,7 +49,7 @@ func NewSnapshotService(s *Server, pool string) *SnapshotService {
 }
 
 // Fail makes an action fail with a code of the service from now on; 0: no more.
-// "Take" is the taking of a snapshot and "Install" the making of a clone, which
+// "Take" is the taking of a snapshot, "Copy" what comes then, and "Install" the making of a clone, which
 // end in their state of error.
 func (x *SnapshotService) Fail(action string, code int) {
 	x.mu.Lock()
@@ -134,7 +135,14 @@ func (x *SnapshotService) do(action string, q url.Values, a answer) int {
 				return -16
 			}
 		}
-		s.status = map[string]int{"DeleteSnapshot": 2, "CancelSnapshot": 4}[action]
+		switch {
+		case action == "CancelSnapshot":
+			s.status = 4
+		case s.status == 5:
+			s.status = 3
+		default:
+			s.status = 2
+		}
 		return 0
 	case "GetFileSnapshotInfo":
 		if v == nil {
@@ -223,12 +231,16 @@ func (x *SnapshotService) list(user, file string, q url.Values, a answer) int {
 		mine := s.user == user && s.file == file && (!q.Has("UUID") || s.uuid == q.Get("UUID"))
 		if mine && !x.stuck && q.Has("UUID") {
 			switch {
-			case s.status == 2 || s.status == 4:
+			case s.status == 2 || s.status == 3 || s.status == 4:
 				continue // gone
 			case s.status == 1 && x.fail["Take"] != 0:
 				s.status = 5
 			case s.status == 1 && s.seq == 0:
-				s.seq, s.data = x.next, s.data.clone()
+				s.seq = x.next
+			case s.status == 1 && s.progress < 5:
+				s.progress, s.data = 5, s.data.clone()
+			case s.status == 1 && x.fail["Copy"] != 0:
+				s.status = 5
 			case s.status == 1 && s.progress < 50:
 				s.progress = 50
 			case s.status == 1:
