@@ -264,6 +264,8 @@ operations and bytes a second and how long they took.`,
 	f.IntVar(&o.Sessions, "sessions", 1, "sessions")
 	f.IntVar(&o.Connections, "connections", 1, "connections of each session")
 	f.DurationVar(&o.Duration, "duration", 10*time.Second, "how long")
+	f.BoolVar(&o.Unbatched, "unbatched", false, "send each command by itself, as simple initiators do")
+	f.BoolVar(&o.Digests, "digests", false, "CRC32C header and data digests")
 	f.IntVar(&o.WritePercent, "write-percent", 0, "share of writes, 0 to 100")
 	f.BoolVar(&o.AllowWrite, "allow-write", false, "allow writes, which destroy what is on the unit")
 	return c

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +34,8 @@ type BenchOptions struct {
 	Duration    time.Duration // 10 s
 	Offset      int64         // the region: bytes from the start …
 	Length      int64         // … and how many; 0: to the end
+	Unbatched   bool          // send each command by itself
+	Digests     bool          // CRC32C header and data digests
 	JSON        bool          // write the result as JSON
 	// Configure, if not nil, changes how the sessions log in.
 	Configure func(*initiator.Config)
@@ -46,6 +50,10 @@ type BenchResult struct {
 	Depth        int         `json:"depth"`     // of each session
 	Sessions     int         `json:"sessions"`
 	Connections  int         `json:"connections"` // of each session
+	Unbatched    bool        `json:"unbatched,omitempty"`
+	Digests      bool        `json:"digests,omitempty"`
+	LeastSession float64     `json:"leastSession"` // IOPS of the session that got the fewest, and
+	MostSession  float64     `json:"mostSession"`  // of the one that got the most
 	Seconds      float64     `json:"seconds"`
 	All          BenchSeries `json:"all"`
 	Reads        BenchSeries `json:"reads"`
@@ -184,7 +192,10 @@ type benchIO struct {
 
 func (b *benchRun) open(ctx context.Context, u *initiator.URL) error {
 	cfg := u.Config()
-	cfg.Connections = b.o.Connections
+	cfg.Connections, cfg.Unbatched = b.o.Connections, b.o.Unbatched
+	if b.o.Digests {
+		cfg.HeaderDigests, cfg.DataDigests = []string{"CRC32C"}, []string{"CRC32C"}
+	}
 	if b.o.Configure != nil {
 		b.o.Configure(&cfg)
 	}
@@ -374,16 +385,20 @@ func (st *stream) done(io *benchIO) {
 
 func (b *benchRun) result(u *initiator.URL) *BenchResult {
 	var reads, writes, all histogram
+	bySession := make(map[*initiator.Session]float64)
 	for _, st := range b.streams {
 		reads.merge(&st.reads)
 		writes.merge(&st.writes)
+		bySession[st.s] += float64(st.reads.n+st.writes.n) / b.elapsed.Seconds()
 	}
+	share := slices.Collect(maps.Values(bySession))
 	all.merge(&reads)
 	all.merge(&writes)
 	o, sec := b.o, b.elapsed.Seconds()
 	return &BenchResult{
 		URL: u.String(), Pattern: o.Pattern, WritePercent: o.WritePercent, BlockSize: o.BlockSize,
 		Depth: o.Depth, Sessions: o.Sessions, Connections: b.sessions[0].Connections(), Seconds: sec,
+		Unbatched: o.Unbatched, Digests: o.Digests, LeastSession: slices.Min(share), MostSession: slices.Max(share),
 		All: series(&all, o.BlockSize, sec), Reads: series(&reads, o.BlockSize, sec), Writes: series(&writes, o.BlockSize, sec),
 	}
 }
@@ -416,5 +431,8 @@ func (r *BenchResult) print(w io.Writer) {
 	}
 	if r.WritePercent > 0 && r.WritePercent < 100 {
 		line("all", r.All)
+	}
+	if r.Sessions > 1 {
+		fmt.Fprintf(w, "session %10.0f IOPS at least, %.0f at most\n", r.LeastSession, r.MostSession)
 	}
 }

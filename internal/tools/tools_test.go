@@ -290,6 +290,7 @@ func TestBench(t *testing.T) {
 	}
 	if r.All.Count < 10 || r.All != r.Reads || r.Writes.Count != 0 || r.Connections != 2 || r.Seconds < 0.1 ||
 		r.All.P50 <= 0 || r.All.P50 > r.All.P99 || r.All.P999 > r.All.Max ||
+		r.LeastSession <= 0 || r.LeastSession > r.MostSession || !near(r.LeastSession+r.MostSession, r.All.IOPS) ||
 		!near(r.All.MBps, r.All.IOPS*4096/1e6) || !near(r.All.IOPS, float64(r.All.Count)/r.Seconds) {
 		t.Errorf("%s", &out)
 	}

@@ -51,6 +51,10 @@ type Config struct {
 	// Connections of a session, 1 if zero. A target that allows fewer gets fewer.
 	Connections int
 
+	// Unbatched sends each command at once and by itself, as simple initiators do,
+	// instead of together with others that become ready meanwhile.
+	Unbatched bool
+
 	// LoginTimeout limits connecting and login of each connection, 30 s if zero;
 	// AbortTimeout how long an ABORT TASK or a logout that the target asked for
 	// may take, 5 s if zero.

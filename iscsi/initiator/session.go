@@ -111,7 +111,7 @@ func (s *Session) submit(c *Command) error {
 		return nil
 	}
 	conn := s.sendLocked(c)
-	flush := !conn.inBatch && !conn.writing
+	flush := (!conn.inBatch || s.cfg.Unbatched) && !conn.writing
 	s.mu.Unlock()
 	if flush {
 		conn.flush()

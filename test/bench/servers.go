@@ -165,6 +165,12 @@ func iscsiLoad(r *rig, s *server, w workload, d time.Duration) []string {
 	if w.Write {
 		args = append(args, "--write-percent", "100", "--allow-write")
 	}
+	if w.Unbatched {
+		args = append(args, "--unbatched")
+	}
+	if w.Digests {
+		args = append(args, "--digests")
+	}
 	return append(args, s.url)
 }
 

@@ -17,6 +17,8 @@ type workload struct {
 	BlockSize  int    `json:"blockSize"` // bytes
 	Depth      int    `json:"depth"`     // of each session
 	Sessions   int    `json:"sessions"`
+	Unbatched  bool   `json:"unbatched,omitempty"` // the client sends each command by itself
+	Digests    bool   `json:"digests,omitempty"`   // CRC32C header and data digests
 	asked      bool   // only if it is asked for by name
 }
 
@@ -29,6 +31,8 @@ var workloads = []workload{
 	{Name: "1m-write-q8", Title: "1 MiB sequential writes, depth 8", Sequential: true, Write: true, BlockSize: 1 << 20, Depth: 8, Sessions: 1},
 	{Name: "4k-randread-4x16", Title: "4 KiB random reads, four sessions of depth 16", BlockSize: 4096, Depth: 16, Sessions: 4},
 	{Name: "4k-randread-256x4", Title: "4 KiB random reads, 256 sessions of depth 4", BlockSize: 4096, Depth: 4, Sessions: 256, asked: true},
+	{Name: "4k-randread-q32-unbatched", Title: "4 KiB random reads, depth 32, a client that sends each command by itself", BlockSize: 4096, Depth: 32, Sessions: 1, Unbatched: true, asked: true},
+	{Name: "4k-randread-q32-digests", Title: "4 KiB random reads, depth 32, header and data digests", BlockSize: 4096, Depth: 32, Sessions: 1, Digests: true, asked: true},
 }
 
 func (w workload) name() string    { return w.Name }
@@ -112,6 +116,7 @@ var goals = []goal{
 	{"1m-write-q8", ourFile, []string{istgt}, "IOPS", 1},
 	{"4k-randread-4x16", ourFile, []string{tgtdRdwr}, "IOPS", 3},
 	{"4k-randread-4x16", ourFile, []string{tgtdAio}, "IOPS", 2},
+	{"4k-randread-q32-unbatched", ourFile, []string{tgtdRdwr, tgtdAio}, "IOPS", 1.5},
 	{"4k-randread-q1", ourRAM, []string{limitMemory}, "IOPS", 0.8},
 	{"4k-randread-q32", ourRAM, []string{limitMemory}, "IOPS", 0.5},
 	{"4k-randread-4x16", ourRAM, []string{limitMemory}, "IOPS", 0.5},
