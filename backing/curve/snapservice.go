@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"blockgate/backing"
@@ -142,7 +143,8 @@ func newSnapshotService(l Location, cfg Config) *snapshotService {
 	}
 }
 
-// do asks for an action at the first address that answers.
+// do asks for an action at the first address that answers. One that changes
+// something is not asked for again if it may have been heard.
 func (s *snapshotService) do(ctx context.Context, action string, params ...string) (serviceAnswer, error) {
 	q := url.Values{"Action": {action}, "Version": {apiVersion}, "User": {s.user}}
 	for i := 0; i+1 < len(params); i += 2 {
@@ -155,6 +157,10 @@ func (s *snapshotService) do(ctx context.Context, action string, params ...strin
 			return a, err
 		}
 		last = err
+		var op *net.OpError
+		if !strings.HasPrefix(action, "Get") && !(errors.As(err, &op) && op.Op == "dial") {
+			break
+		}
 	}
 	return serviceAnswer{}, last
 }

@@ -41,39 +41,48 @@ func (s *Store) createSnapshot(ctx context.Context, name string) (backing.Snapsh
 		return backing.Snapshot{}, err
 	}
 	begin := time.Now()
-	h := new(hold)
-	if err := s.ranges.lock(ctx, h, 0, everything, true); err != nil {
-		return backing.Snapshot{}, err
-	}
 	tctx, cancel := context.WithTimeoutCause(ctx, s.snaps.maxPause,
-		fmt.Errorf("%w: the service did not take it within %v, and writes are not held up for longer", backing.ErrBusy, s.snaps.maxPause))
-	info, err := s.take(tctx, name)
-	cancel()
-	s.ranges.unlock(h)
-	if err != nil {
+		fmt.Errorf("%w: it was not taken within %v, and writes are not held up for longer", backing.ErrBusy, s.snaps.maxPause))
+	defer cancel()
+	h := new(hold)
+	if err := s.ranges.lock(tctx, h, 0, everything, true); err != nil {
 		return backing.Snapshot{}, err
 	}
-	snap := snapshotOf(&info)
-	snap.Pause = time.Since(begin)
-	return snap, nil
+	info, asked, err := s.take(tctx, name)
+	s.ranges.unlock(h)
+	if err == nil {
+		snap := snapshotOf(&info)
+		snap.Pause = time.Since(begin)
+		return snap, nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) && tctx.Err() != nil {
+		err = context.Cause(tctx)
+	}
+	if asked {
+		// Nobody shall find a snapshot that we have not promised.
+		if err2 := s.abandon(context.WithoutCancel(ctx), name, info.UUID); err2 != nil {
+			err = fmt.Errorf("%w; what there is of it could not be removed: %w", err, err2)
+		}
+	}
+	return backing.Snapshot{}, err
 }
 
-// take makes a snapshot with the whole volume held.
-func (s *Store) take(ctx context.Context, name string) (snapshotInfo, error) {
+// take makes a snapshot with the whole volume held. asked says that there may be
+// something of it although it failed.
+func (s *Store) take(ctx context.Context, name string) (info snapshotInfo, asked bool, err error) {
 	if err := s.cl.flush(ctx); err != nil {
-		return snapshotInfo{}, err
+		return info, false, err
 	}
 	a, err := s.snaps.do(ctx, "CreateSnapshot", "File", s.loc.Volume, "Name", name)
-	if err != nil {
-		return snapshotInfo{}, err
+	if err == nil && a.UUID == "" {
+		err = errors.New("snapshot and clone service: it names no id")
 	}
-	if a.UUID == "" {
-		return snapshotInfo{}, errors.New("snapshot and clone service: it names no id")
+	if err != nil {
+		return info, !errors.As(err, new(*serviceError)), err
 	}
 	// The service answers before anything is done. When the snapshot has its
 	// number, libcurve writes into it until it has heard of that, which the
 	// service gives it two leases of time for; only then there is progress.
-	var info snapshotInfo
 	err = s.snaps.until(ctx, func() (bool, error) {
 		i, ok, err := s.snaps.byUUID(ctx, a.UUID)
 		info = i
@@ -85,19 +94,33 @@ func (s *Store) take(ctx context.Context, name string) (snapshotInfo, error) {
 		}
 		return i.Status == snapDone || i.Progress >= progressTaken, nil
 	})
-	if err != nil {
-		// Nobody shall find a snapshot that we have not promised.
-		wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.snaps.http.Timeout)
-		defer cancel()
-		_, err2 := s.snaps.do(wctx, "CancelSnapshot", "File", s.loc.Volume, "UUID", a.UUID)
-		if err2 != nil {
-			_, err2 = s.snaps.do(wctx, "DeleteSnapshot", "File", s.loc.Volume, "UUID", a.UUID)
+	info.UUID = a.UUID
+	return info, true, err
+}
+
+// abandon removes what there is of a snapshot that failed. Without an id it is the
+// one of that name, which was not there before.
+func (s *Store) abandon(ctx context.Context, name, uuid string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.snaps.http.Timeout)
+	defer cancel()
+	if uuid == "" {
+		i, err := s.find(ctx, name)
+		if errors.Is(err, backing.ErrNotExist) {
+			return nil
 		}
-		if err2 != nil && !errors.Is(err2, backing.ErrNotExist) {
-			err = fmt.Errorf("%w; what there is of it, %s, could not be removed: %w", err, a.UUID, err2)
+		if err != nil {
+			return err
 		}
+		uuid = i.UUID
 	}
-	return info, err
+	_, err := s.snaps.do(ctx, "CancelSnapshot", "File", s.loc.Volume, "UUID", uuid)
+	if err != nil {
+		_, err = s.snaps.do(ctx, "DeleteSnapshot", "File", s.loc.Volume, "UUID", uuid)
+	}
+	if errors.Is(err, backing.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func snapshotOf(i *snapshotInfo) backing.Snapshot {

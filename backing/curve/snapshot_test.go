@@ -173,6 +173,14 @@ func TestSnapshotFailures(t *testing.T) {
 		is(t, err, want)
 	}
 	svc.Fail("CreateSnapshot", 0)
+	// The service makes it, and its answer is lost: nothing stays behind.
+	svc.Lose("CreateSnapshot")
+	if _, err := s.CreateSnapshot(ctx, "lost"); err == nil {
+		t.Error("a snapshot nobody knows of was reported as taken")
+	}
+	if svc.Calls("CreateSnapshot") != 4 || svc.Calls("CancelSnapshot") != 1 {
+		t.Errorf("asked %d times to create and %d times to cancel, want 4 and 1", svc.Calls("CreateSnapshot"), svc.Calls("CancelSnapshot"))
+	}
 	svc.Fail("Take", -1)
 	if _, err := s.CreateSnapshot(ctx, "x"); err == nil {
 		t.Error("a snapshot that failed was reported as taken")

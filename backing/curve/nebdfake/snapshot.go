@@ -25,6 +25,7 @@ type SnapshotService struct {
 	snaps []*snap
 	tasks []*task
 	fail  map[string]int
+	lose  string
 	stuck bool
 	calls map[string]int
 }
@@ -55,6 +56,13 @@ func (x *SnapshotService) Fail(action string, code int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.fail[action] = code
+}
+
+// Lose does the next of an action and ends the connection without an answer.
+func (x *SnapshotService) Lose(action string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.lose = action
 }
 
 // Stick keeps everything in the state it has, or lets it go on.
@@ -89,7 +97,14 @@ func (x *SnapshotService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			code = x.do(action, q, a)
 		}
 	}
+	lost := q.Get("Action") == x.lose
+	if lost {
+		x.lose = ""
+	}
 	x.mu.Unlock()
+	if lost {
+		panic(http.ErrAbortHandler)
+	}
 	a["Code"], a["RequestId"], a["Message"] = strconv.Itoa(code), "r-1", map[bool]string{true: "Exec success.", false: "failed"}[code == 0]
 	switch code {
 	case 0:
