@@ -59,8 +59,22 @@ func OpenBolt(path string) (*Bolt, error) {
 }
 
 func (b *Bolt) open(path string) error {
+	// bbolt takes an empty file for a new one. It is what a broken file system or
+	// a slip of the shell leaves of an old one: a gateway that came up without a
+	// single target, and gave them new identities when they are made again, would
+	// be worse than one that does not start.
+	info, err := os.Stat(path)
+	if err == nil && info.Size() == 0 {
+		e := corrupt(path, errors.New("it is empty"))
+		e.Hint = "restore a backup; if there never was a state here, remove the file"
+		return e
+	}
+	fresh := errors.Is(err, fs.ErrNotExist)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 200 * time.Millisecond, FreelistType: bolt.FreelistMapType})
 	if err != nil {
+		if fresh && !errors.Is(err, berrors.ErrTimeout) {
+			os.Remove(path) // what a full disk let us make of it
+		}
 		return openError(path, err)
 	}
 	b.db = db
@@ -98,11 +112,13 @@ func openError(path string, err error) error {
 		e.Class, e.Hint = Refused, "run as its owner, or use another --state directory"
 	case errors.Is(err, syscall.ENOSPC):
 		e.Class, e.Hint = Refused, "free some space"
+	case errors.Is(err, syscall.EROFS):
+		e.Class, e.Hint = Refused, "mount it writable, or use another --state directory"
 	}
 	return e
 }
 
-func corrupt(path string, err error) error {
+func corrupt(path string, err error) *Error {
 	return &Error{Class: Internal, Code: CodeStateCorrupt, Object: "state " + path, Reason: "is damaged or not a state file: " + err.Error(),
 		Hint: "move it away and restore a backup; the volumes' data are not in it", Err: err}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // MaxTargetName is the longest iSCSI name in bytes (RFC 7143 §4.2.7.1).
@@ -19,7 +20,7 @@ func CheckVolumeName(name string) error {
 	for i, c := range []byte(name) {
 		if !alnum(c) && (i == 0 || !strings.ContainsRune("._-", rune(c))) {
 			return invalid(CodeInvalidName, KindVolume, name, "use letters, digits, '.', '-' and '_', beginning with a letter or digit",
-				"a volume's name cannot have %q at position %d", c, i+1)
+				"a volume's name cannot have %q at position %d", runeAt(name, i), i+1)
 		}
 	}
 	return nil
@@ -40,7 +41,7 @@ func CheckTargetName(name string) error {
 	for i, c := range []byte(name) {
 		if !alnum(c) && !strings.ContainsRune(".-:", rune(c)) {
 			return invalid(CodeInvalidName, KindTarget, name, "use letters, digits, '.', '-' and ':'",
-				"an iSCSI name cannot have %q at position %d", c, i+1)
+				"an iSCSI name cannot have %q at position %d", runeAt(name, i), i+1)
 		}
 	}
 	return nil
@@ -188,6 +189,12 @@ func checkRule(target string, r ACLRule) error {
 		return invalid(CodeInvalidValue, KindTarget, target, "", "access rule: an initiator name has at most %d printable bytes", MaxTargetName)
 	}
 	return nil
+}
+
+// runeAt is the character that begins at byte i.
+func runeAt(s string, i int) rune {
+	r, _ := utf8.DecodeRuneInString(s[i:])
+	return r
 }
 
 func alnum(c byte) bool {

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -275,6 +277,7 @@ func TestDamagedFile(t *testing.T) {
 	}
 	damage := map[string]func([]byte) []byte{
 		"not a state file": func([]byte) []byte { return []byte(strings.Repeat("hello ", 4000)) },
+		"empty":            func([]byte) []byte { return nil },
 		"cut short":        func(b []byte) []byte { return b[:3*os.Getpagesize()] },
 		"pages of zeroes":  func(b []byte) []byte { clear(b[2*os.Getpagesize():]); return b },
 		"no header":        func(b []byte) []byte { clear(b[:2*os.Getpagesize()]); return b },
@@ -517,6 +520,41 @@ func TestISCSINames(t *testing.T) {
 			t.Errorf("%s, which tgt takes: %v", name, err)
 		}
 	}
+}
+
+func TestNamesAreShownAsTheyAre(t *testing.T) {
+	if err := state.CheckVolumeName("büro"); err == nil || !strings.Contains(err.Error(), "'ü' at position 2") {
+		t.Error(err)
+	}
+	if err := state.CheckTargetName("iqn.2025-01.io.example:ü"); err == nil || !strings.Contains(err.Error(), "'ü'") {
+		t.Error(err)
+	}
+}
+
+// A first start that fails leaves no empty file, which the next one would refuse.
+func TestFailedFirstStartLeavesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 0, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := state.OpenBolt(path)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err == nil {
+		t.Fatal("a state file was made though nothing can be written")
+	}
+	b, err := state.OpenBolt(path)
+	if err != nil {
+		t.Fatalf("after there was room again: %v", err)
+	}
+	b.Close()
 }
 
 // What a change costs does not grow with the state: tgtadm in a loop over
