@@ -5,10 +5,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"blockgate/backing"
 	"blockgate/gateway"
 	"blockgate/internal/state"
 	"blockgate/iscsi"
@@ -19,6 +21,10 @@ import (
 // is missing; that is asked for only when the volume itself is created: at a
 // restart, a missing store is a fault and not something to be made anew.
 func (d *Daemon) volumeConfig(v state.Volume, create bool) (gateway.VolumeConfig, error) {
+	if d.isState(v.URL) {
+		return gateway.VolumeConfig{}, &state.Error{Class: state.Refused, Code: state.CodeOpenFailed, Object: fmt.Sprintf("volume %q", v.Name),
+			Reason: "is the daemon's own state, which initiators would overwrite", Hint: "name another file"}
+	}
 	u := v.Unit
 	c := gateway.VolumeConfig{
 		Name: v.Name, URL: v.URL, ReadOnly: v.ReadOnly, Direct: v.Direct, Sync: v.Sync,
@@ -56,6 +62,17 @@ func (d *Daemon) volumeConfig(v state.Volume, create bool) (gateway.VolumeConfig
 	}
 	c.Unit.Reservations, c.Unit.Sanitize = d.st.Reservations(v.Name), d.st.Sanitize(v.Name)
 	return c, nil
+}
+
+// isState tells whether a store is the state file. The path is compared and the
+// file not looked at: a file system that hangs must not hold up a change.
+func (d *Daemon) isState(url string) bool {
+	scheme, path := backing.SplitURL(url)
+	if scheme != "file" || d.cfg.StateDir == "" {
+		return false
+	}
+	path, err := filepath.Abs(path)
+	return err == nil && path == filepath.Join(d.cfg.StateDir, state.FileName)
 }
 
 func targetConfig(s *state.Snapshot, t state.Target) gateway.TargetConfig {

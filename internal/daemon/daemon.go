@@ -56,6 +56,7 @@ type Daemon struct {
 	st      *state.State
 	gw      *gateway.Gateway
 	started time.Time
+	up      bool // Start succeeded
 
 	http     *http.Server
 	httpDone chan struct{}
@@ -81,6 +82,12 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	if cfg.Drain <= 0 {
 		cfg.Drain = DefaultDrain
 	}
+	if cfg.StateDir != "" {
+		// What status shows is asked from other directories.
+		if dir, err := filepath.Abs(cfg.StateDir); err == nil {
+			cfg.StateDir = dir
+		}
+	}
 	d := &Daemon{
 		cfg: cfg, log: cfg.Logger, started: time.Now(), stopping: make(chan struct{}),
 		volumes: map[string]*state.Error{}, portals: map[string]*state.Error{}, runtime: map[string]bool{},
@@ -89,6 +96,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 		d.end(func() error { return d.closeGateway() })
 		return nil, err
 	}
+	d.up = true
 	return d, nil
 }
 
@@ -247,7 +255,7 @@ func (d *Daemon) end(gatewayDown func() error) error {
 		}
 		if d.endErr = errors.Join(errs...); d.endErr != nil {
 			d.log.Warn("stopped", "err", d.endErr)
-		} else {
+		} else if d.up {
 			d.log.Info("stopped")
 		}
 	})

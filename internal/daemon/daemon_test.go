@@ -220,6 +220,36 @@ func TestMissingStore(t *testing.T) {
 	}
 }
 
+func TestStateIsNoVolume(t *testing.T) {
+	dir := t.TempDir()
+	_, c := start(t, dir)
+	_, err := c.CreateVolume(t.Context(), state.Volume{Name: "oops", URL: "file:" + filepath.Join(dir, "x", "..", state.FileName)})
+	wantCode(t, err, state.CodeOpenFailed)
+	if err == nil || !strings.Contains(err.Error(), "the daemon's own state") {
+		t.Error(err)
+	}
+}
+
+// Memory that was grown has its size again after a restart; a file that was cut
+// off stays as it is.
+func TestSizesAfterRestart(t *testing.T) {
+	ctx := t.Context()
+	dir, img := t.TempDir(), filepath.Join(t.TempDir(), "a")
+	d, c := start(t, dir)
+	must(c.CreateVolume(ctx, state.Volume{Name: "a", URL: "file:" + img, Size: 2 << 20}))(t)
+	must(c.CreateVolume(ctx, state.Volume{Name: "m", URL: "ram:1M"}))(t)
+	must(c.ResizeVolume(ctx, "m", 3<<20))(t)
+	d.Close()
+	if err := os.Truncate(img, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	_, c = start(t, dir)
+	vs := must(c.Volumes(ctx))(t)
+	if got := []int64{vs[0].Status.Size, vs[1].Status.Size}; got[0] != 1<<20 || got[1] != 3<<20 {
+		t.Errorf("sizes %d, want the file as it is and the memory as it was", got)
+	}
+}
+
 func TestSecondDaemonIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	start(t, dir)

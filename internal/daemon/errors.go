@@ -16,6 +16,10 @@ import (
 
 // volumeError tells why a volume's store cannot be had, and what to do.
 func volumeError(v state.Volume, err error) *state.Error {
+	var said *state.Error
+	if errors.As(err, &said) {
+		return said
+	}
 	e := &state.Error{Class: state.Refused, Code: state.CodeOpenFailed, Object: fmt.Sprintf("volume %q", v.Name), Reason: rootReason(v, err), Err: err}
 	var partial *gateway.PartialBlockError
 	switch {

@@ -60,12 +60,31 @@ func (d *Daemon) startVolume(ctx context.Context, v state.Volume, create bool) *
 	if err == nil {
 		err = d.gw.AddVolume(ctx, cfg)
 	}
+	if err == nil && !create {
+		d.checkSize(ctx, v)
+	}
 	var e *state.Error
 	if err != nil {
 		e = volumeError(v, err)
 	}
 	d.note(d.volumes, v.Name, e)
 	return e
+}
+
+// checkSize looks at a store that is smaller than the state says. Memory begins
+// again with the size in its name and is grown; of anything else something was
+// cut off while we were away, which nobody may paper over with zeroes.
+func (d *Daemon) checkSize(ctx context.Context, v state.Volume) {
+	i, err := d.gw.Volume(v.Name)
+	if err != nil || i.Size == 0 || i.Size >= v.Size {
+		return
+	}
+	if i.Store.Engine == "ram" {
+		if err := d.gw.ResizeVolume(ctx, v.Name, v.Size); err == nil {
+			return
+		}
+	}
+	d.log.Warn("volume is smaller than it was", "volume", v.Name, "bytes", i.Size, "was", v.Size)
 }
 
 func (d *Daemon) startPortal(ctx context.Context, p state.Portal) *state.Error {
