@@ -34,7 +34,10 @@ func (a *app) allow() *cobra.Command {
 			"blockgate initiator allow iqn.2025-01.io.example:db 10.0.0.0/24 --lun 0,2", "blockgate initiator allow iqn.2025-01.io.example:db all"),
 		ValidArgsFunction: a.complete(targetNames),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			rule := parseRule(args[1])
+			rule, err := newRule(args[1])
+			if err != nil {
+				return err
+			}
 			for _, n := range luns {
 				rule.LUNs = append(rule.LUNs, uint64(n))
 			}

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"blockgate/internal/declare"
@@ -22,6 +24,9 @@ func (t *table) print(w io.Writer) error {
 	width := make([]int, len(t.head))
 	all := append([][]string{t.head}, t.rows...)
 	for _, r := range all {
+		for i := range r {
+			r[i] = visible(r[i])
+		}
 		for i, c := range r {
 			width[i] = max(width[i], utf8.RuneCountInString(c))
 		}
@@ -41,6 +46,16 @@ func (t *table) print(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// visible shows what would move a terminal's cursor, or break a table's line,
+// as Go writes it: paths and initiators' names may have any character.
+func visible(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 && utf8.ValidString(s) {
+		return s
+	}
+	q := strconv.Quote(s)
+	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
 
 // answer prints v as JSON or YAML if that was asked for, and the table

@@ -42,7 +42,11 @@ volumes become its LUNs 0, 1 and so on.`,
 				t.LUNs = append(t.LUNs, state.LUN{Number: uint64(i), Volume: v})
 			}
 			for _, who := range allow {
-				t.ACL = append(t.ACL, parseRule(who))
+				rule, err := newRule(who)
+				if err != nil {
+					return err
+				}
+				t.ACL = append(t.ACL, rule)
 			}
 			t.Accounts = chap
 			var err error
@@ -83,6 +87,21 @@ func parseParams(list []string) (map[string]string, error) {
 		m[k] = v
 	}
 	return m, nil
+}
+
+// newRule reads who is to be let in. A name that no initiator can have, such as
+// that of a host, is refused: the rule would match nobody.
+func newRule(who string) (state.ACLRule, error) {
+	rule := parseRule(who)
+	if rule.Name == "" && (rule.All || rule.Address != "") || strings.ContainsAny(rule.Name, "*?") {
+		return rule, nil
+	}
+	if kind, rest, _ := strings.Cut(strings.ToLower(rule.Name), "."); rest != "" && (kind == "iqn" || kind == "eui" || kind == "naa") {
+		return rule, nil
+	}
+	return rule, &state.Error{Class: state.Usage, Code: state.CodeInvalidValue, Object: fmt.Sprintf("access rule %q", who),
+		Reason: "is neither all, nor an address, nor an initiator's name (iqn.…, eui.…, naa.…)",
+		Hint:   "an initiator's name is in its /etc/iscsi/initiatorname.iscsi"}
 }
 
 // parseRule reads who is meant: all, an address, or a name.
