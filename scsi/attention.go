@@ -27,7 +27,8 @@ const (
 	attnALUAState
 	attnInquiryData
 	attnReportedLUNs
-	attnThinThreshold
+	attnThinAvailable
+	attnThinUsed
 	numAttentions
 )
 
@@ -61,8 +62,10 @@ func (a attention) sense() sense.Sense {
 		return sense.InquiryDataChanged()
 	case attnReportedLUNs:
 		return sense.ReportedLUNsChanged()
+	case attnThinAvailable:
+		return sense.ThinThresholdReached(thresholdOffset(thresholdAvailable))
 	default:
-		return sense.ThinThresholdReached()
+		return sense.ThinThresholdReached(thresholdOffset(thresholdUsed))
 	}
 }
 

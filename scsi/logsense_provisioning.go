@@ -3,6 +3,8 @@ package scsi
 import (
 	"encoding/binary"
 	"math"
+
+	"blockgate/backing"
 )
 
 // Parameters of the Logical Block Provisioning log page (SBC-3 §6.3.4).
@@ -22,10 +24,7 @@ const (
 const thresholdSet = 1 << 20
 
 // thresholdExponent is log2 of a threshold set in blocks, for the Logical Block
-// Provisioning VPD page; 0 if the store does not tell what it uses. Thresholds
-// that would raise a unit attention are not kept: the store tells when it is
-// asked and at no other time, and the page that would set them (1Ch, 02h) has
-// none.
+// Provisioning VPD page; 0 if the store does not tell what it uses.
 func (u *Unit) thresholdExponent() byte {
 	if u.caps.usager == nil || !u.thin() {
 		return 0
@@ -45,18 +44,24 @@ func logResources(t *Task) ([]logParameter, error) {
 	if err != nil {
 		return nil, err
 	}
-	set := int64(u.BlockSize()) << u.thresholdExponent()
-	param := func(code uint16, n int64, scope byte) logParameter {
+	available, used := u.resourceCounts(usage)
+	param := func(code uint16, n uint32, scope byte) logParameter {
 		b := make([]byte, 12)
 		binary.BigEndian.PutUint16(b, code)
 		b[2], b[3] = 0x03, 8 // a binary list that is not saved
-		binary.BigEndian.PutUint32(b[4:], uint32(min(n, math.MaxUint32)))
+		binary.BigEndian.PutUint32(b[4:], n)
 		b[8] = scope
 		return logParameter{code, b}
 	}
 	return []logParameter{
-		param(resourceAvailable, usage.Available/set, scopeShared),
-		// What is used in part is not available any more.
-		param(resourceUsed, (usage.Used+set-1)/set, scopeUnit),
+		param(resourceAvailable, available, scopeShared),
+		param(resourceUsed, used, scopeUnit),
 	}, nil
+}
+
+// resourceCounts gives usage in threshold sets: whole ones that are available,
+// and those that are used also if they are used in part only.
+func (u *Unit) resourceCounts(usage backing.Usage) (available, used uint32) {
+	set := int64(u.BlockSize()) << u.thresholdExponent()
+	return uint32(min(usage.Available/set, math.MaxUint32)), uint32(min((usage.Used+set-1)/set, math.MaxUint32))
 }

@@ -1,5 +1,7 @@
 package scsi
 
+import "math"
+
 // modePages is what MODE SELECT can change. Every other bit of the pages is fixed.
 type modePages struct {
 	wce         bool // caching: write cache enabled
@@ -8,6 +10,8 @@ type modePages struct {
 	tas         bool // control: TASK ABORTED status for tasks aborted by another nexus
 	tstPerNexus bool // control: TST = 001b, each nexus has a task set of its own
 	locked      bool // capabilities of a disc drive: no field of its own, follows PREVENT
+	lbpere      bool // read-write error recovery: thresholds are reported
+	thresholds  [numThresholds]threshold
 }
 
 // Page codes.
@@ -29,6 +33,8 @@ const (
 	controlDSense = 0x04 // byte 2
 	controlSWP    = 0x08 // byte 4
 	controlTAS    = 0x40 // byte 5
+
+	recoveryLBPERE = 0x80 // byte 7
 )
 
 // modePage is one page that units with a medium have, in ascending order.
@@ -36,28 +42,39 @@ type modePage struct {
 	code, sub byte
 	length    int // of the whole page
 	types     Types
+	// metered: the unit tells what it uses, so that there can be thresholds.
+	metered bool
+}
+
+// of is the page as the unit has it.
+func (p modePage) of(u *Unit) modePage {
+	if p.metered = u.thresholdExponent() != 0; p.metered && p.code == pageInformational && p.sub == 2 {
+		p.length = thresholdOffset(numThresholds)
+	}
+	return p
 }
 
 // modePageList is read-only.
 var modePageList = [...]modePage{
-	{pageRecovery, 0, 12, withMedium},
-	{pageDisconnect, 0, 16, TypeDisk},
-	{pageCaching, 0, 20, withMedium},
-	{pageControl, 0, 12, withMedium},
-	{pageControl, 1, 32, withMedium},
-	{pageInformational, 0, 12, withMedium},
-	{pageInformational, 2, 16, TypeDisk},
-	{pageCapabilities, 0, 22, TypeCD},
+	{code: pageRecovery, length: 12, types: withMedium},
+	{code: pageDisconnect, length: 16, types: TypeDisk},
+	{code: pageCaching, length: 20, types: withMedium},
+	{code: pageControl, length: 12, types: withMedium},
+	{code: pageControl, sub: 1, length: 32, types: withMedium},
+	{code: pageInformational, length: 12, types: withMedium},
+	{code: pageInformational, sub: 2, length: thresholdOffset(0), types: TypeDisk},
+	{code: pageCapabilities, length: 22, types: TypeCD},
 }
 
 // defaultModePages are the values after a reset.
 func defaultModePages(u *Unit) modePages {
 	c := u.cfg.Load()
-	return modePages{wce: c.WriteCache, dSense: c.DescriptorSense}
+	return modePages{wce: c.WriteCache, dSense: c.DescriptorSense, lbpere: true}
 }
 
 // everyBit has each changeable field set.
-var everyBit = modePages{wce: true, dSense: true, swp: true, tas: true, tstPerNexus: true}
+var everyBit = modePages{wce: true, dSense: true, swp: true, tas: true, tstPerNexus: true, lbpere: true,
+	thresholds: [numThresholds]threshold{{true, math.MaxUint32}, {true, math.MaxUint32}}}
 
 // render gives the page with its changeable bits from m; with mask set only
 // these, as PC = 01b asks for.
@@ -74,6 +91,8 @@ func (p modePage) render(m modePages, mask bool) []byte {
 		}
 	}
 	switch {
+	case p.code == pageRecovery:
+		bit(7, recoveryLBPERE, p.metered && m.lbpere)
 	case p.code == pageCaching:
 		bit(2, cachingWCE, m.wce)
 		bit(2, 0x10, !mask) // DISC: prefetch goes across discontinuities
@@ -93,7 +112,9 @@ func (p modePage) render(m modePages, mask bool) []byte {
 	case p.code == pageInformational && p.sub == 0:
 		bit(2, 0x08, !mask) // DEXCPT: there are no exceptions to report
 	case p.code == pageInformational:
-		// Logical block provisioning: there are no thresholds.
+		if p.metered {
+			m.renderThresholds(b, mask)
+		}
 	case p.code == pageCapabilities && !mask:
 		discCapabilities(b, m.locked)
 	}
@@ -103,6 +124,10 @@ func (p modePage) render(m modePages, mask bool) []byte {
 // adopt takes the changeable bits of a page that has been found correct.
 func (m *modePages) adopt(p modePage, b []byte) {
 	switch {
+	case p.code == pageRecovery && p.metered:
+		m.lbpere = b[7]&recoveryLBPERE != 0
+	case p.code == pageInformational && p.sub == 2 && p.metered:
+		m.adoptThresholds(b)
 	case p.code == pageCaching:
 		m.wce = b[2]&cachingWCE != 0
 	case p.code == pageControl && p.sub == 0:
@@ -120,4 +145,5 @@ func (u *Unit) applyModeLocked() {
 	u.setFlag(unitSWP, u.mode.swp)
 	u.setFlag(unitTAS, u.mode.tas)
 	u.setFlag(unitTSTPerNexus, u.mode.tstPerNexus)
+	u.armThresholdsLocked()
 }

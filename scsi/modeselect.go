@@ -145,6 +145,7 @@ func (u *Unit) checkModePage(list []byte, at int, m modePages) (p modePage, n in
 	}
 	found := false
 	for _, p = range modePageList {
+		p = p.of(u)
 		if p.code == code && p.sub == sub && (p.sub != 0) == (head == 4) && p.types&u.typeBit != 0 {
 			found = true
 			break

@@ -40,6 +40,7 @@ func modeSense(t *Task) {
 	var pages []byte
 	var known bool
 	for _, p := range modePageList {
+		p = p.of(u)
 		if p.types&u.typeBit == 0 || code != pageAll && code != p.code {
 			continue
 		}

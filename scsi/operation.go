@@ -104,6 +104,7 @@ func (u *Unit) begin(op *operation, work func(context.Context) error) bool {
 		u.setFlag(unitOperating, false)
 		u.operation.Store(nil)
 		close(op.ended)
+		u.allocationChangedLocked()
 		u.drainedLocked()
 	}()
 	return true

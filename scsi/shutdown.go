@@ -53,6 +53,9 @@ func (u *Unit) countLocked(t *Task) {
 		u.stats.WrittenBytes += uint64(len(t.Out))
 		n.WrittenBytes += uint64(len(t.Out))
 	}
+	if t.row.Access == AccessWrite {
+		u.allocationChangedLocked()
+	}
 }
 
 // Busy reports whether tasks are in the task set.
@@ -105,7 +108,7 @@ func (u *Unit) Close(ctx context.Context) error {
 // drainedLocked tells Close when no task can reach the store any more. Tasks that
 // wait for Run cannot: Run refuses them.
 func (u *Unit) drainedLocked() {
-	if !u.closed || u.operation.Load() != nil {
+	if !u.closed || u.operation.Load() != nil || u.meter.asking {
 		return
 	}
 	for t := u.head; t != nil; t = t.set.next {

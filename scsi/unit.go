@@ -119,6 +119,7 @@ const (
 	unitSanitizeFailed // the last sanitize operation failed
 	unitSanitizeFree   // EXIT FAILURE MODE is allowed after it (AUSE)
 	unitCannotFill     // the store has not the space for all blocks
+	unitThresholds     // provisioning thresholds are armed
 )
 
 // maxPhysicalExp is the largest LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT.
@@ -184,6 +185,7 @@ type Unit struct {
 	mode        modePages
 	tokens      []*rodToken // that changes of the medium cancel
 	stats       UnitStats
+	meter       thresholdWatch
 }
 
 // NewUnit makes a logical unit. It loads persistent reservations, if there is a

@@ -94,12 +94,14 @@ func ReservationsReleased() Sense  { return New(UnitAttention, 0x2a, 0x04) }
 func RegistrationsPreempted() Sense {
 	return New(UnitAttention, 0x2a, 0x05)
 }
-func ALUAStateChanged() Sense     { return New(UnitAttention, 0x2a, 0x06) }
-func CapacityChanged() Sense      { return New(UnitAttention, 0x2a, 0x09) }
-func CommandsCleared() Sense      { return New(UnitAttention, 0x2f, 0x00) }
-func InquiryDataChanged() Sense   { return New(UnitAttention, 0x3f, 0x03) }
-func ReportedLUNsChanged() Sense  { return New(UnitAttention, 0x3f, 0x0e) }
-func ThinThresholdReached() Sense { return New(UnitAttention, 0x38, 0x07) }
+func ALUAStateChanged() Sense    { return New(UnitAttention, 0x2a, 0x06) }
+func CapacityChanged() Sense     { return New(UnitAttention, 0x2a, 0x09) }
+func CommandsCleared() Sense     { return New(UnitAttention, 0x2f, 0x00) }
+func InquiryDataChanged() Sense  { return New(UnitAttention, 0x3f, 0x03) }
+func ReportedLUNsChanged() Sense { return New(UnitAttention, 0x3f, 0x0e) }
+func ThinThresholdReached(descriptor int) Sense {
+	return New(UnitAttention, 0x38, 0x07).WithInfo(uint64(descriptor))
+}
 
 // DATA PROTECT.
 
