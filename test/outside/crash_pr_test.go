@@ -202,27 +202,23 @@ func (q *quarrel) dial(ctx context.Context) ([]*initiator.Session, error) {
 	for i := range q.nodes {
 		s, err := initiator.Dial(ctx, node(q.cfg, i))
 		if err != nil {
-			return nil, errors.Join(err, closeAll(all))
+			closeAll(all)
+			return nil, err
 		}
 		all = append(all, s)
 	}
 	return all, nil
 }
 
-func closeAll(all []*initiator.Session) error {
+func closeAll(all []*initiator.Session) {
 	for _, s := range all {
 		s.Close()
 	}
-	return nil
 }
 
-// run quarrels until the target goes away; an error is an answer that should
-// have been another.
-func (q *quarrel) run(ctx context.Context, rng *rand.Rand) error {
-	all, err := q.dial(ctx)
-	if err != nil {
-		return err
-	}
+// run quarrels over the nodes' sessions until the target goes away; an error is
+// an answer that should have been another.
+func (q *quarrel) run(ctx context.Context, all []*initiator.Session, rng *rand.Rand) error {
 	defer closeAll(all)
 	for {
 		i := rng.IntN(q.nodes)

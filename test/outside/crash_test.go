@@ -110,13 +110,17 @@ func TestCrash(t *testing.T) {
 		if n == 0 {
 			holdLoad(t, session)
 		}
+		nodes, err := cluster.dial(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
 		var quarrelled error
 		var writes atomic.Int64
 		var ended sync.WaitGroup
 		for w := range crashWriters {
 			ended.Go(func() { book.load(disk, w, seed, &writes) })
 		}
-		ended.Go(func() { quarrelled = cluster.run(ctx, rand.New(rand.NewPCG(seed, 2))) })
+		ended.Go(func() { quarrelled = cluster.run(ctx, nodes, rand.New(rand.NewPCG(seed, 2))) })
 		ended.Go(func() {
 			for { // ends with the daemon
 				if _, err := d.api.CreateVolume(ctx, state.Volume{Name: fmt.Sprintf("v%d", made), URL: "null:1M"}); err != nil {
