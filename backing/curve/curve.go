@@ -122,11 +122,11 @@ func (s *Store) Capabilities() backing.Caps {
 	if s.loc.Discard {
 		c |= backing.CapDiscard
 	}
-	if s.readOnly {
-		c &^= backing.CapsModify
-	}
 	if s.snaps != nil {
 		c |= backing.CapSnapshot
+	}
+	if s.readOnly {
+		c &^= backing.CapsModify | backing.CapSnapshot
 	}
 	return c
 }
