@@ -389,7 +389,10 @@ func (c *TargetConn) newHeader(op Opcode, flags byte, itt uint32) *BHS {
 
 // seal puts the PDU, whose header is the last thing in the arena, into the
 // batch, with digests and padding. data stays where it is.
-func (c *TargetConn) seal(h *BHS, data []byte) {
+func (c *TargetConn) seal(h *BHS, data []byte) { c.sealData(h, data, false) }
+
+// sealData is seal for data that may be on loan.
+func (c *TargetConn) sealData(h *BHS, data []byte, lent bool) {
 	x := &c.tx
 	c.TxPDUs.Add(1)
 	start := len(x.arena) - BHSLen
@@ -402,29 +405,24 @@ func (c *TargetConn) seal(h *BHS, data []byte) {
 	if len(data) == 0 {
 		return
 	}
+	x.batch.lent[len(x.iov)] = lent
 	x.iov = append(x.iov, data)
 	start = len(x.arena)
 	pad := PadLen(len(data))
 	x.arena = append(x.arena, 0, 0, 0)[:start+pad]
 	if c.params.DataDigest {
-		x.arena = AppendDigest(x.arena, Digest(data, x.arena[start:start+pad]))
+		crc := uint32(0)
+		if lent {
+			crc = coldDigest(data)
+		} else {
+			crc = UpdateDigest(0, data)
+		}
+		x.arena = AppendDigest(x.arena, UpdateDigest(crc, x.arena[start:start+pad]))
 	}
 	if len(x.arena) > start {
 		x.iov = append(x.iov, x.arena[start:])
 	}
 	x.bytes += len(data) + len(x.arena) - start
-}
-
-// sealLent is seal for data on loan.
-func (c *TargetConn) sealLent(h *BHS, data []byte) {
-	c.seal(h, data)
-	x := &c.tx
-	// The data's vector is the last, or has padding and digest behind it.
-	i := len(x.iov) - 1
-	if c.params.DataDigest || PadLen(len(data)) > 0 {
-		i--
-	}
-	x.batch.lent[i] = true
 }
 
 // appendVector adds v, joining it to the vector before when it follows it in
@@ -526,12 +524,7 @@ func (c *TargetConn) emitDataIn(cmd *command) bool {
 		}
 		cmd.dataSN++
 		c.DataInPDUs.Add(1)
-		if t.Lent() {
-			// Where seal puts it: behind its header.
-			c.sealLent(h, t.In[cmd.sent:end])
-		} else {
-			c.seal(h, t.In[cmd.sent:end])
-		}
+		c.sealData(h, t.In[cmd.sent:end], t.Lent())
 		cmd.sent = end
 		if last {
 			return true
