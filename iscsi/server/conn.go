@@ -95,12 +95,13 @@ func (c *conn) Wake() {
 	}
 }
 
-// Abort implements iscsi.Host.
+// Abort implements iscsi.Host. The first reason is the one that is told: a peer
+// that closes on the response to its logout may be seen before we say "logout".
 func (c *conn) Abort(reason string) {
-	c.abortOnce.Do(func() {
-		c.reason.Store(&reason)
-		c.nc.Close()
-	})
+	if reason != "" {
+		c.reason.CompareAndSwap(nil, &reason)
+	}
+	c.abortOnce.Do(func() { c.nc.Close() })
 }
 
 // tick drives the connection's clock.
@@ -148,14 +149,14 @@ func (c *conn) run() {
 		c.srv.table.remove(s)
 	}
 	c.freeInput()
-	if !s.Discovery || c.reason.Load() != nil && *c.reason.Load() != "" && *c.reason.Load() != "logout" {
+	if r := c.reason.Load(); !s.Discovery || r != nil && *r != "logout" {
 		log.Info("iscsi: connection closed", "reason", c.why(err))
 	}
 }
 
 // why names the cause of an end: what Abort was told, or the error of the socket.
 func (c *conn) why(err error) string {
-	if r := c.reason.Load(); r != nil && *r != "" {
+	if r := c.reason.Load(); r != nil {
 		return *r
 	}
 	switch {
