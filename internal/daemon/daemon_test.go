@@ -274,6 +274,11 @@ func TestPortals(t *testing.T) {
 	taken := d.Bound()[0].Bound.String()
 	_, err := c.CreatePortal(ctx, state.Portal{Address: taken})
 	wantCode(t, err, state.CodeListenFailed)
+	_, err = c.CreatePortal(ctx, state.Portal{Address: strings.Replace(taken, "127.0.0.1", "0.0.0.0", 1)})
+	wantCode(t, err, state.CodeListenFailed)
+	if err == nil || !strings.Contains(err.Error(), "portal "+taken+" has that port already") {
+		t.Error(err)
+	}
 	if len(must(c.Portals(ctx))(t)) != 1 {
 		t.Error("a portal that cannot be bound was kept")
 	}

@@ -69,13 +69,15 @@ func portalError(addr string, err error) *state.Error {
 	e := &state.Error{Class: state.Refused, Code: state.CodeListenFailed, Object: "portal " + addr, Reason: reason(err), Err: err}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		e.Class, e.Reason, e.Hint = state.Conflict, "the address is in use by another process", "choose another with --listen, or stop that process (ss -ltnp shows it)"
+		e.Class, e.Reason, e.Hint = state.Conflict, "the address is in use by another process", "choose another port, or stop that process (ss -ltnp shows it)"
 		if ap, perr := netip.ParseAddrPort(addr); perr == nil {
-			e.Hint = fmt.Sprintf("choose another with --listen %s, or stop that process: ss -ltnp sport = :%d",
+			e.Hint = fmt.Sprintf("choose another port, such as %s, or stop that process: ss -ltnp sport = :%d",
 				netip.AddrPortFrom(ap.Addr(), ap.Port()+1), ap.Port())
 		}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		e.Reason, e.Hint = "this machine has no such address", "ip -brief address shows those there are"
+	case errors.Is(err, syscall.EINVAL) && strings.HasPrefix(addr, "[fe80:"):
+		e.Hint = "a link-local address needs its interface, as in [fe80::1%eth0]:3260"
 	case errors.Is(err, fs.ErrPermission):
 		e.Hint = "ports below 1024 need root; iSCSI's own is 3260"
 	case errors.Is(err, gateway.ErrExists):

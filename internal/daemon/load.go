@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"net/netip"
 	"sync"
+	"syscall"
 
 	"blockgate/internal/state"
 )
@@ -91,9 +94,28 @@ func (d *Daemon) startPortal(ctx context.Context, p state.Portal) *state.Error {
 	var e *state.Error
 	if _, err := d.gw.AddPortal(ctx, portalConfig(p)); err != nil {
 		e = portalError(p.Address, err)
+		if ours := d.samePort(p.Address); ours != "" && errors.Is(err, syscall.EADDRINUSE) {
+			e.Reason, e.Hint = "portal "+ours+" has that port already", "blockgate portal remove "+ours+", or choose another port"
+		}
 	}
 	d.note(d.portals, p.Address, e)
 	return e
+}
+
+// samePort is a portal of ours that keeps addr from being listened on: one of
+// the two stands for all addresses.
+func (d *Daemon) samePort(addr string) string {
+	want, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return ""
+	}
+	for _, p := range d.gw.Portals() {
+		has := p.Bound
+		if has.Port() == want.Port() && (has.Addr().IsUnspecified() || want.Addr().IsUnspecified()) {
+			return has.String()
+		}
+	}
+	return ""
 }
 
 // note keeps or clears why an object does not run.
