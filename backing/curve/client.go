@@ -117,13 +117,32 @@ func newClient(cfg Config, l *Location, alone bool) *client {
 
 func (c *client) isClosed() bool { return c.closing.Load() }
 
-// open connects for the first time.
+// open connects for the first time. That nebd-server is not there is an error at
+// once; if it goes away meanwhile it is waited for.
 func (c *client) open(ctx context.Context) (volumeInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	s, info, err := c.connect(ctx, c.alone, c.timeout)
-	if err != nil {
-		return volumeInfo{}, err
+	var (
+		s     *session
+		info  volumeInfo
+		err   error
+		pause = c.cfg.Backoff
+	)
+	for was := false; ; {
+		if s, info, err = c.connect(ctx, c.alone, c.timeout); err == nil {
+			break
+		}
+		was = was || errors.Is(err, brpc.ErrLost)
+		no := refusal{}
+		again := was
+		if errors.As(err, &no) {
+			again = no.temporary()
+		}
+		if !again || ctx.Err() != nil {
+			return volumeInfo{}, err
+		}
+		c.pause(ctx, pause)
+		pause = min(2*pause, 32*c.cfg.Backoff)
 	}
 	c.first = info
 	c.begin(s)
@@ -298,9 +317,10 @@ func (c *client) attach(s *session, drain bool, patience time.Duration) (volumeI
 	s.fd.Store(fd)
 	if drain {
 		x := brpc.Call{Service: nebd.Service, Method: nebd.CloseFile, Msg: nebd.AppendFD(nil, fd), Deadline: time.Now().Add(patience)}
-		// An answer is enough: what was under way is over, or the file was not
-		// open. Then we open it again, or not.
-		if _, err := ask(s, &x); err != nil && !errors.As(err, new(refusal)) {
+		// Any answer of nebd-server's own is enough: what was under way is over,
+		// or the file was not open.
+		no := refusal{}
+		if _, err := ask(s, &x); err != nil && !(errors.As(err, &no) && no.code == 0) {
 			return volumeInfo{}, fmt.Errorf("waiting for requests that were lost: %w", err)
 		}
 		if fd, err = c.openFile(s); err != nil {

@@ -93,19 +93,52 @@ func TestTriedAgain(t *testing.T) {
 	}
 }
 
+// So it is while the volume is being opened.
+func TestOpenTriedAgain(t *testing.T) {
+	for _, method := range []string{"OpenFile", "CloseFile", "GetInfo"} {
+		for name, f := range map[string]nebdfake.Fault{
+			"CloseBefore": {Kind: nebdfake.CloseBefore}, "CloseAfter": {Kind: nebdfake.CloseAfter}, "Stopping": {Kind: nebdfake.BRPC, Code: 2003},
+		} {
+			t.Run(method+"/"+name, func(t *testing.T) {
+				r := newRig(t, nebdfake.Options{})
+				fn, seen := once(method, f)
+				r.SetFault(fn)
+				s := open(t, r.volume(1<<20, 4096), exclusive)
+				came(t, method, seen)
+				ok(t, s.WriteAt(t.Context(), fill(4096, 2), 0))
+			})
+		}
+	}
+}
+
 // A write whose connection is torn may be carried out later, on a server that
 // lives. It must not be sent again, acknowledged, and then overwrite what was
 // written after it.
 func TestLostWriteDoesNotComeLater(t *testing.T) {
+	for name, first := range map[string]nebdfake.Fault{
+		"Plain": {}, "Overcrowded": {Kind: nebdfake.BRPC, Code: 1011}, "NoMethod": {Kind: nebdfake.BRPC, Code: 1002},
+		"Torn": {Kind: nebdfake.CloseBefore},
+	} {
+		t.Run(name, func(t *testing.T) { lostWrite(t, first) })
+	}
+}
+
+// lostWrite does a fault to the first close that is to wait for the write.
+func lostWrite(t *testing.T, first nebdfake.Fault) {
 	r := newRig(t, nebdfake.Options{})
 	s := open(t, r.volume(1<<20, 4096), exclusive)
 	release := make(chan struct{})
 	held, seen := once("Write", nebdfake.Fault{Kind: nebdfake.Late, Before: true, Until: release})
 	drained := make(chan struct{})
-	var closes sync.Once
+	var closes atomic.Int32
 	r.SetFault(func(q nebdfake.Request) nebdfake.Fault {
 		if q.Method == "CloseFile" {
-			closes.Do(func() { close(drained) })
+			switch closes.Add(1) {
+			case 1:
+				return first
+			case 2:
+				close(drained)
+			}
 		}
 		return held(q)
 	})
@@ -113,6 +146,17 @@ func TestLostWriteDoesNotComeLater(t *testing.T) {
 	go func() { done <- s.WriteAt(context.Background(), fill(4096, 1), 0) }()
 	came(t, "the write", seen)
 	r.Drop()
+	if first.Kind == nebdfake.None {
+		// It hangs, so there is no second one unless its connection goes too.
+		for closes.Load() == 0 {
+			select {
+			case err := <-done:
+				t.Fatalf("the write returned: %v", err)
+			case <-time.After(time.Millisecond):
+			}
+		}
+		r.Drop()
+	}
 	came(t, "the close that waits for the write", drained)
 	select {
 	case err := <-done:
