@@ -526,7 +526,7 @@ it at once.`,
 
 // hint tells the next step to whoever starts a daemon for the first time.
 func (a *app) hint(d *daemon.Daemon, c *client.Client) {
-	if len(d.Gateway().Portals()) == 0 {
+	if len(d.Portals(context.Background())) == 0 {
 		a.note("note: no portal yet, so nobody can connect; next: blockgate portal add 127.0.0.1 --socket %s", c.Socket())
 	}
 }
