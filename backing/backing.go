@@ -139,6 +139,17 @@ type CopyRanger interface {
 	CopyRange(ctx context.Context, dst, src, n int64) error
 }
 
+// CopierFrom copies from another store by means that both have in common (two
+// files of one file system: reflink, copy_file_range).
+type CopierFrom interface {
+	// CopyFrom copies n bytes at srcOff of src to dst of this store; src must stay
+	// open meanwhile. What is a hole there becomes a hole if it mayUnmap, and
+	// allocated zeroes otherwise. ErrNotSupported says that the two have nothing
+	// in common; src is then to be read and this store written, as also after any
+	// other error, which leaves the range in an unspecified state.
+	CopyFrom(ctx context.Context, src Store, dst, srcOff, n int64, mayUnmap bool) error
+}
+
 // CompareAndWriter compares the range with old and, if equal, writes new in one
 // atomic step against every other client of the engine. miscompare is the byte
 // offset of the first difference, or -1 when it wrote.

@@ -20,6 +20,7 @@ const (
 	CapWriteAtomic
 	CapUsage
 	CapSnapshot
+	CapCopyFrom
 
 	capEnd
 )
@@ -28,7 +29,7 @@ const (
 // medium or its size, which a read-only store does not have.
 const (
 	CapsAll    = capEnd - 1
-	CapsModify = CapTryWrite | CapDiscard | CapWriteZeroes | CapResize | CapWriteFUA | CapCopyRange | CapCompareAndWrite | CapWriteAtomic
+	CapsModify = CapTryWrite | CapDiscard | CapWriteZeroes | CapResize | CapWriteFUA | CapCopyRange | CapCompareAndWrite | CapWriteAtomic | CapCopyFrom
 )
 
 // Selective is implemented by a store whose type has the methods of more
@@ -81,6 +82,7 @@ func CapsOf(s Store) Caps {
 	set(CapWriteAtomic, is[AtomicWriter](s))
 	set(CapUsage, is[Usager](s))
 	set(CapSnapshot, is[Snapshotter](s))
+	set(CapCopyFrom, is[CopierFrom](s))
 	return c
 }
 
@@ -132,6 +134,8 @@ func capOf[T any]() Caps {
 		return CapUsage
 	case *Snapshotter:
 		return CapSnapshot
+	case *CopierFrom:
+		return CapCopyFrom
 	}
 	return 0
 }
@@ -140,7 +144,7 @@ func capOf[T any]() Caps {
 func (c Caps) String() string {
 	names := [...]string{"try-read", "try-write", "discard", "write-zeroes", "extents",
 		"resize", "refresh", "write-fua", "copy-range", "compare-and-write",
-		"write-atomic", "usage", "snapshot"}
+		"write-atomic", "usage", "snapshot", "copy-from"}
 	var b strings.Builder
 	for i, n := range names {
 		if c&(1<<i) == 0 {

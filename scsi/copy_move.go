@@ -37,7 +37,11 @@ func (op *copyOp) move(dst, src copyPlace, n int64, valid func() *sense.Sense, p
 	overlap := same && dst.off < src.off+n && src.off < dst.off+n
 	_, _, wholeDst := dst.blocks(n)
 	_, _, wholeSrc := src.blocks(n)
-	if same && !overlap && wholeDst && wholeSrc && dst.at.unit.caps.copyRanger != nil {
+	canCopy := dst.at.unit.caps.copierFrom != nil
+	if same {
+		canCopy = dst.at.unit.caps.copyRanger != nil && !overlap
+	}
+	if canCopy && wholeDst && wholeSrc {
 		rest, f := op.moveInside(dst, src, n, valid, progress)
 		if f != nil || rest == 0 {
 			return f
@@ -73,8 +77,8 @@ func (op *copyOp) move(dst, src copyPlace, n int64, valid func() *sense.Sense, p
 	return nil
 }
 
-// moveInside lets the store copy by itself. rest is what it has left undone
-// because it turned out not to be able to.
+// moveInside lets the store copy by itself, inside itself or from the other
+// unit's. rest is what it has left undone because it turned out not to be able to.
 func (op *copyOp) moveInside(dst, src copyPlace, n int64, valid func() *sense.Sense, progress func(n int64)) (rest int64, f *copyFault) {
 	for n > 0 {
 		k := min(n, copyRangeBytes)
@@ -97,7 +101,8 @@ func (op *copyOp) moveInside(dst, src copyPlace, n int64, valid func() *sense.Se
 }
 
 // copyInside copies one piece by the store, with the blocks of both ends held.
-// err is ErrNotSupported, if anything.
+// err says that it has to be done by reading and writing. Between two stores that
+// goes for any failure, since reading and writing then tell whose fault it is.
 func (op *copyOp) copyInside(dst, src copyPlace, n int64) (err error, f *copyFault) {
 	lba, nblocks, _ := src.blocks(n)
 	from := op.hold(src.at, holdRead, lba, nblocks)
@@ -107,8 +112,11 @@ func (op *copyOp) copyInside(dst, src copyPlace, n int64) (err error, f *copyFau
 	lba, nblocks, _ = dst.blocks(n)
 	to := op.hold(dst.at, holdWrite, lba, nblocks)
 	if to.ok() {
-		u := to.unit
-		err = u.caps.copyRanger.CopyRange(to.Context(), dst.off, src.off, n)
+		if u := to.unit; u == from.unit {
+			err = u.caps.copyRanger.CopyRange(to.Context(), dst.off, src.off, n)
+		} else if u.caps.copierFrom.CopyFrom(to.Context(), from.Store(), dst.off, src.off, n, u.thin()) != nil {
+			err = backing.ErrNotSupported
+		}
 		if !errors.Is(err, backing.ErrNotSupported) {
 			if storeOK(&to.Task, err, AccessWrite, dst.off) && cacheOff(&to.Task) {
 				flushOut(&to.Task)

@@ -23,6 +23,29 @@ func (m *memDisk) CopyRange(ctx context.Context, dst, src, n int64) error {
 	return ctx.Err()
 }
 
+// CopyFrom is memDisk's way of copying from another, for CapCopyFrom.
+func (m *memDisk) CopyFrom(ctx context.Context, src backing.Store, dst, srcOff, n int64, mayUnmap bool) error {
+	from, ok := src.(*memDisk)
+	if !ok || from == m {
+		return backing.ErrNotSupported
+	}
+	p := make([]byte, n)
+	if err := from.ReadAt(ctx, p, srcOff); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.enter("CopyFrom", dst, n); err != nil {
+		return err
+	}
+	copy(m.data[dst:dst+n], p)
+	for off := int64(0); off < n; off += memUnit {
+		part := p[off:min(off+memUnit, n)]
+		m.mark(dst+off, int64(len(part)), !mayUnmap || slices.ContainsFunc(part, func(b byte) bool { return b != 0 }))
+	}
+	return ctx.Err()
+}
+
 // copyRig is a device with units that share a copy manager, LUN 0 and on.
 type copyRig struct {
 	t      testing.TB

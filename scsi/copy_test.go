@@ -3,6 +3,7 @@ package scsi_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -93,6 +94,51 @@ func TestExtendedCopyDurableAndSparse(t *testing.T) {
 	}
 	if !dst.alloc[0] || slices.Contains(dst.alloc[8:108], true) || !dst.alloc[108] {
 		t.Errorf("allocated: %v", dst.alloc[:110])
+	}
+}
+
+// Between two stores that have a way of their own nothing is read and written; where
+// it turns out that they have not, or it fails, the copy is made all the same, and
+// what is wrong is laid to the end that it is wrong with.
+func TestExtendedCopyByTheStores(t *testing.T) {
+	unreadable := errors.New("a bad sector")
+	for name, c := range map[string]struct {
+		fail     error // of CopyFrom
+		readable bool
+		want     string
+	}{
+		"copied":        {nil, true, "good"},
+		"not supported": {backing.ErrNotSupported, true, "good"},
+		"another error": {errors.New("?"), true, "good"},
+		"source fails":  {backing.ErrNotSupported, false, "a/0d/01"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := filledDisk(1, 1<<20, 0), filledDisk(2, 1<<20, backing.CapsAll)
+			want := append(bytes.Clone(a.contents()[:512*500]), b.contents()[512*500:]...)
+			b.fail = func(op string, _, _ int64) error {
+				if op == "CopyFrom" {
+					return c.fail
+				}
+				return nil
+			}
+			if !c.readable {
+				a.fail = func(string, int64, int64) error { return unreadable }
+			}
+			r := newCopyRig(t, a)
+			r.add(b, func(u *scsi.UnitConfig) { u.WriteCache = false })
+			defer r.close()
+			h := r.login("a")
+			h.expect("", h.copy(copyList(1, [][]byte{cscdNAA(1, 512)}, [][]byte{b2b(ownUnit, 0, 500, 0, 0)})), c.want)
+			if !c.readable {
+				return
+			}
+			if !bytes.Equal(b.contents(), want) || !bytes.Equal(b.stable[:500*512], want[:500*512]) {
+				t.Error("LUN 1 does not hold what it should, or not durably")
+			}
+			if n := b.count("WriteAt") + b.count("WriteFUA"); (n == 0) != (c.fail == nil) {
+				t.Errorf("%d writes", n)
+			}
+		})
 	}
 }
 

@@ -135,6 +135,7 @@ type capabilities struct {
 	tryWriter  backing.TryWriter
 	caw        backing.CompareAndWriter
 	copyRanger backing.CopyRanger
+	copierFrom backing.CopierFrom
 	atomic     backing.AtomicWriter
 	usager     backing.Usager
 	lender     backing.Lender
@@ -448,6 +449,7 @@ func findCapabilities(s backing.Store) (c capabilities) {
 	c.tryWriter, _ = backing.As[backing.TryWriter](s)
 	c.caw, _ = backing.As[backing.CompareAndWriter](s)
 	c.copyRanger, _ = backing.As[backing.CopyRanger](s)
+	c.copierFrom, _ = backing.As[backing.CopierFrom](s)
 	c.atomic, _ = backing.As[backing.AtomicWriter](s)
 	c.usager, _ = backing.As[backing.Usager](s)
 	c.lender, _ = backing.As[backing.Lender](s)

@@ -197,7 +197,7 @@ func (s *Store) Capabilities() backing.Caps { return s.caps }
 func (s *Store) capabilities() backing.Caps {
 	c := backing.CapRefresh | backing.CapWriteZeroes | backing.CapWriteFUA | platformCaps
 	if s.geo.device {
-		c &^= backing.CapExtents | backing.CapCopyRange | backing.CapUsage
+		c &^= backing.CapExtents | backing.CapCopyRange | backing.CapCopyFrom | backing.CapUsage
 	} else {
 		c |= backing.CapResize
 	}

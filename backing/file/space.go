@@ -208,7 +208,7 @@ func (s *Store) copy(ctx context.Context, dst, src, n int64) error {
 
 func (s *Store) copyStep(dst, src, n int64) (int64, error) {
 	defer s.lockEdges(dst, n)()
-	return copyFileRange(s.h, dst, src, n)
+	return copyFileRange(s.h, s.h, dst, src, n)
 }
 
 // copyThrough copies by a buffer, backwards if the destination lies above the

@@ -13,7 +13,7 @@ import (
 
 // platformCaps is what Linux offers on top of the portable calls.
 const platformCaps = backing.CapTryRead | backing.CapTryWrite | backing.CapDiscard |
-	backing.CapExtents | backing.CapCopyRange | backing.CapUsage
+	backing.CapExtents | backing.CapCopyRange | backing.CapCopyFrom | backing.CapUsage
 
 // openFlags are the flags beside the access mode. On a block device O_EXCL
 // without O_CREAT claims the device against mounts and other claimants.
@@ -83,8 +83,8 @@ func zeroRange(h handle, off, n int64) error {
 	return unix.Fallocate(int(h), unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 }
 
-func copyFileRange(h handle, dst, src, n int64) (int64, error) {
-	m, err := unix.CopyFileRange(int(h), &src, int(h), &dst, int(n), 0)
+func copyFileRange(to, from handle, dst, src, n int64) (int64, error) {
+	m, err := unix.CopyFileRange(int(from), &src, int(to), &dst, int(n), 0)
 	return int64(m), err
 }
 

@@ -48,7 +48,7 @@ func pwriteDSync(handle, []byte, int64) (int, error)  { return 0, syscall.ENOSYS
 func punchHole(handle, int64, int64) error            { return syscall.ENOSYS }
 func zeroRange(handle, int64, int64) error            { return syscall.ENOSYS }
 
-func copyFileRange(handle, int64, int64, int64) (int64, error) { return 0, syscall.ENOSYS }
+func copyFileRange(handle, handle, int64, int64, int64) (int64, error) { return 0, syscall.ENOSYS }
 
 // seekData takes everything for data.
 func seekData(_ handle, off, end int64) (data, hole int64, err error) { return off, end, nil }

@@ -14,7 +14,7 @@ func TestNull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Size() != 1<<40 || !backing.IsPrompt(s) || backing.CapsOf(s) != backing.CapsAll&^(backing.CapTryRead|backing.CapTryWrite|backing.CapRefresh|backing.CapCompareAndWrite|backing.CapWriteAtomic|backing.CapUsage|backing.CapSnapshot) {
+	if s.Size() != 1<<40 || !backing.IsPrompt(s) || backing.CapsOf(s) != backing.CapsAll&^(backing.CapTryRead|backing.CapTryWrite|backing.CapRefresh|backing.CapCompareAndWrite|backing.CapWriteAtomic|backing.CapUsage|backing.CapSnapshot|backing.CapCopyFrom) {
 		t.Errorf("size %d, prompt %v, capabilities %v", s.Size(), backing.IsPrompt(s), backing.CapsOf(s))
 	}
 	p := []byte{1, 2, 3, 4}
