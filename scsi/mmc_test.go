@@ -169,11 +169,13 @@ func TestDriveTellsOfEjection(t *testing.T) {
 	if m := a.good(cdb12(0xbd, 0, 0, 0, 0, 0, 0, 0, 0, 8)); m[1]&0x10 == 0 {
 		t.Errorf("MECHANISM STATUS: % x", m)
 	}
+	a.good([]byte{0x1e, 0, 0, 0, 1, 0}) // locks a disc in, and none out
 	b.good([]byte{0x1b, 0, 0, 0, 3, 0})
 	event(a, "loaded", 2, 2)
 	event(b, "each nexus has its own", 2, 2)
 	a.expect("", a.do(tur), "6/28/00")
 	a.good(tur)
+	a.good([]byte{0x1e, 0, 0, 0, 0, 0})
 
 	r.unit.SetOffline(true)
 	event(a, "taken away", 3, 0)

@@ -175,7 +175,9 @@ func startStopUnit(t *Task) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !start && u.preventedLocked() { // what is prevented is removal
+	// What is prevented is removal, but initiators of disks have come to expect
+	// that the medium then moves in neither direction.
+	if u.preventedLocked() && (!start || u.typeBit == TypeDisk) {
 		t.Fail(sense.MediumRemovalPrevented())
 		return
 	}
