@@ -1,6 +1,7 @@
 package curve_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,7 +17,14 @@ import (
 	"blockgate/backing/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Each of storetest's random histories moves tens of MiB over a socket; the
+	// command line may ask for more of them.
+	if err := flag.Set("rapid.checks", "30"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // quick are times for tests: nobody is far away.
 var quick = curve.Config{
