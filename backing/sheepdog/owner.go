@@ -108,23 +108,24 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 	begin := time.Now()
 	for {
 		vid, err := o.lockOnce(ctx)
+		var h holder
 		if err == nil {
-			return o.taken(ctx, vid)
+			locked := vid
+			if vid, h, err = o.unaware(ctx, locked); err != nil || vid != 0 {
+				err = errors.Join(err, release(c.via(context.WithoutCancel(ctx)), locked))
+			} else {
+				return o.taken(ctx, locked)
+			}
+		} else if errors.Is(err, wire.VDILocked) {
+			if vid, err = c.lookup(ctx, s.loc.Name, "", 0); err == nil {
+				h, err = o.holder(ctx, vid)
+			}
 		}
-		if !errors.Is(err, wire.VDILocked) {
-			return err
-		}
-		if vid, err = c.lookup(ctx, s.loc.Name, "", 0); err != nil {
-			return err
-		}
-		holder, err := o.holder(ctx, vid)
 		if err != nil {
 			return err
 		}
 		switch {
-		case holder.free:
-			continue
-		case holder.gone:
+		case h.gone:
 			// Its sheep is no member any more, so nothing of it is carried out; or
 			// its process has ended. What was under way settles.
 			c.settle(time.Now())
@@ -132,8 +133,14 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 				return err
 			}
 			continue
+		case h.free && time.Since(begin) < c.timeout:
+			// Let go between our two looks.
+			if err := o.wait(ctx, c.cfg.Backoff); err != nil {
+				return err
+			}
+			continue
 		case !insist || time.Since(begin) > c.timeout:
-			return fmt.Errorf("%w: its sheep is %s", errNotOwner, holder.sheep)
+			return fmt.Errorf("%w: its sheep is %s", errNotOwner, h.sheep)
 		}
 		// Every time, as an owner that comes before us takes requests away.
 		if err := c.writeInode(ctx, vid, record(o.token, hostID()), offRequest); err != nil {
@@ -141,23 +148,46 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 		}
 		if s.loc.Fence && time.Since(begin) > c.cfg.Hold+4*c.cfg.Poll {
 			// An owner that lives would have let go by now.
-			if err := c.kill(ctx, holder.sheep); err != nil && time.Since(begin) > c.timeout {
-				return fmt.Errorf("%w: sheep %s cannot be stopped: %w", errNotOwner, holder.sheep, err)
+			if err := c.kill(ctx, h.sheep); err != nil && time.Since(begin) > c.timeout {
+				return fmt.Errorf("%w: sheep %s cannot be stopped: %w", errNotOwner, h.sheep, err)
 			}
 		}
-		t := time.NewTimer(c.cfg.Poll)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		case <-c.closed:
+		if err := o.wait(ctx, c.cfg.Poll); err != nil {
+			return err
 		}
-		t.Stop()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if c.isClosed() {
-			return backing.ErrClosed
-		}
+	}
+}
+
+// unaware finds an owner that has not noticed yet that somebody else took a
+// snapshot: it has the lock of what was the working VDI, its id is returned, and
+// reads from it until it learns better. 0: there is none.
+func (o *owner) unaware(ctx context.Context, vid uint32) (uint32, holder, error) {
+	n, err := o.s.cl.header(ctx, vid)
+	if err != nil || n.Parent == 0 {
+		return 0, holder{}, err
+	}
+	p, err := o.s.cl.header(ctx, n.Parent)
+	if err != nil || p.Name != n.Name {
+		return 0, holder{}, err
+	}
+	h, err := o.holder(ctx, p.VID)
+	if err != nil || h.free {
+		return 0, h, err
+	}
+	return p.VID, h, nil
+}
+
+// wait pauses, unless ctx or the store ends.
+func (o *owner) wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-o.s.cl.closed:
+		return backing.ErrClosed
 	}
 }
 
@@ -177,13 +207,9 @@ func (o *owner) lockOnce(ctx context.Context) (vid uint32, err error) {
 		if !wasLost && !r.Temporary() || time.Since(begin) > c.timeout {
 			break
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		case <-c.closed:
+		if err := o.wait(ctx, pause); err != nil {
+			return 0, err
 		}
-		t.Stop()
 		pause = min(2*pause, 32*c.cfg.Backoff)
 	}
 	if !lost || !errors.Is(err, wire.VDILocked) {

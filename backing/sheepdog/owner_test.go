@@ -250,3 +250,27 @@ func TestSharedNeedsLocks(t *testing.T) {
 	l.Shared = false
 	ok(t, r.open(t, l, exclusive).Close())
 }
+
+// TestOwnerMissesSnapshot: an owner that has not noticed a snapshot of somebody else has
+// no lock on the new working VDI; another gateway does not take it behind its back.
+func TestOwnerMissesSnapshot(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t, 3, sheepfake.Options{Locks: true})
+	l := r.location("disk", 0)
+	l.Shared = true
+	a := r.open(t, l, exclusive)
+	defer a.Close()
+	l.Gateways = r.location("disk", 1).Gateways
+	b := r.open(t, l, exclusive)
+	defer b.Close()
+	ok(t, a.WriteAt(ctx, fill(512, 1), 0))
+	other := r.open(t, r.location("disk", 2), backing.OpenOptions{})
+	defer other.Close()
+	_, err := other.CreateSnapshot(ctx, "now")
+	ok(t, err)
+	ok(t, b.WriteAt(ctx, fill(512, 2), 0))
+	expect(t, a, 0, fill(512, 2))
+	if _, err := sheepdog.OpenAt(ctx, r.location("disk", 2), exclusive, quick); !errors.Is(err, backing.ErrBusy) {
+		t.Errorf("open for one alone: %v", err)
+	}
+}

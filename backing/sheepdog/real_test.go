@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -99,11 +100,15 @@ func TestRealLoad(t *testing.T) {
 	s, err := sheepdog.Open(ctx, base+os.Getenv("SHEEPDOG_VDI")+os.Getenv("SHEEPDOG_OPTIONS"), backing.OpenOptions{Create: true, CreateSize: 256 * mib, Exclusive: true})
 	ok(t, err)
 	defer s.Close()
-	const workers, blocks = 16, 4096
+	workers := int64(16)
+	if n, err := strconv.Atoi(os.Getenv("SHEEPDOG_WORKERS")); err == nil {
+		workers = int64(n)
+	}
+	const blocks = 4096
 	var done, slowest atomic.Int64
 	var wg sync.WaitGroup
 	begin := time.Now()
-	for w := range int64(workers) {
+	for w := range workers {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(w), 1))
 			seeds := make(map[int64]byte)
@@ -139,4 +144,45 @@ func TestRealLoad(t *testing.T) {
 	}
 	wg.Wait()
 	t.Logf("%d calls, the slowest took %v", done.Load(), time.Duration(slowest.Load()))
+}
+
+// TestRealGateways hands a VDI to and fro between two gateways on real sheep, and then
+// stops the sheep of one that does not let go: SHEEPDOG_OTHER is the beginning of
+// locations through the second sheep. The cluster is formatted with locks; the sheep of
+// SHEEPDOG is gone afterwards.
+func TestRealGateways(t *testing.T) {
+	base, other := os.Getenv("SHEEPDOG"), os.Getenv("SHEEPDOG_OTHER")
+	if base == "" || other == "" {
+		t.Skip("SHEEPDOG and SHEEPDOG_OTHER name no two sheep")
+	}
+	ctx := t.Context()
+	name := fmt.Sprint("two-", time.Now().UnixNano())
+	open := func(base string, hold time.Duration) *sheepdog.Store {
+		l, err := sheepdog.ParseLocation(base + name + "?shared=yes&fence=yes")
+		ok(t, err)
+		cfg := sheepdog.Config{Poll: 50 * time.Millisecond, Hold: hold}
+		s, err := sheepdog.OpenAt(ctx, l, backing.OpenOptions{Create: true, CreateSize: 64 * mib, Exclusive: true}, cfg)
+		ok(t, err)
+		return s
+	}
+	a := open(base, 100*time.Millisecond)
+	b := open(other, 100*time.Millisecond)
+	begin := time.Now()
+	for i := range int64(10) {
+		ok(t, a.WriteAt(ctx, fill(4096, byte(i)), i*mib))
+		expect(t, b, i*mib, fill(4096, byte(i)))
+		ok(t, b.WriteAt(ctx, fill(4096, byte(i+100)), i*mib+4096))
+		expect(t, a, i*mib+4096, fill(4096, byte(i+100)))
+	}
+	t.Logf("40 calls in turns took %v", time.Since(begin))
+	ok(t, a.Close())
+	deaf := open(base, time.Hour)
+	defer deaf.Close()
+	ok(t, deaf.TakeOver(ctx))
+	ok(t, deaf.WriteAt(ctx, fill(4096, 50), 0))
+	begin = time.Now()
+	ok(t, b.WriteAt(ctx, fill(4096, 51), 4096))
+	t.Logf("fenced after %v", time.Since(begin))
+	expect(t, b, 0, append(fill(4096, 50), fill(4096, 51)...))
+	ok(t, b.Close())
 }
