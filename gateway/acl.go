@@ -16,8 +16,9 @@ type Rule struct {
 	All bool
 	// Network matches by the address the initiator comes from.
 	Network netip.Prefix
-	// Initiator matches an iSCSI name, exactly. A name is what the initiator
-	// says it is; only CHAP proves it.
+	// Initiator matches an iSCSI name; "*" stands for any characters and "?" for
+	// one, which no name has itself (RFC 7143 §4.2.7.2). A name is what the
+	// initiator says it is; only CHAP proves it.
 	Initiator string
 	// LUNs, if not empty, are all that a matching initiator sees. Whoever matches
 	// several rules sees the LUNs of all of them.
@@ -45,11 +46,34 @@ func (r *Rule) match(p *iscsi.Peer) bool {
 	case r.All:
 		return true
 	case r.Initiator != "":
-		return r.Initiator == p.Name
+		return glob(r.Initiator, p.Name)
 	}
 	// An IPv4 client of an IPv6 socket is ::ffff:a.b.c.d there, and a link-local
 	// one has a zone; rules have neither.
 	return r.Network.Contains(p.Remote.Addr().Unmap().WithZone(""))
+}
+
+// glob matches bytes. A mismatch goes back to the last star alone, so that the
+// time is bounded by the product of the two lengths whatever the pattern is.
+func glob(pattern, s string) bool {
+	p, i := 0, 0
+	star, mark := -1, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
+			p++
+			i++
+		case star >= 0:
+			mark++
+			p, i = star+1, mark
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
 }
 
 // allowed tells whether any rule matches, and the LUNs it then shows: nil for
