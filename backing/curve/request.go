@@ -20,11 +20,10 @@ func pid() int { return os.Getpid() }
 
 // brpc's own errors that say that a request was not begun.
 const (
-	codeStopping   = 2003
-	codeOvercrowd  = 1011
-	codeNoService  = 1001
-	codeNoMethod   = 1002
-	codeBadRequest = 1003
+	codeStopping  = 2003
+	codeOvercrowd = 1011
+	codeNoService = 1001
+	codeNoMethod  = 1002
 )
 
 // refusal is an answer that says no.
@@ -120,9 +119,9 @@ func (c *client) session(ctx context.Context, deadline time.Time, fresh bool) (*
 	}
 }
 
-// do sends a request until it is answered for good or its time is over. build
-// appends the message for a descriptor. Nothing of x is touched after do has
-// returned; a context that ends has effect between attempts only.
+// do sends a request of x's method until it is answered for good or its time is
+// over; off and n are for the methods that have them. Nothing of x is touched
+// after do has returned. A context that ends has effect between attempts only.
 func (c *client) do(ctx context.Context, x *brpc.Call, off, n uint64) (nebd.Response, error) {
 	deadline := time.Now().Add(c.timeout)
 	pause := c.cfg.Backoff
@@ -164,7 +163,7 @@ func (c *client) do(ctx context.Context, x *brpc.Call, off, n uint64) (nebd.Resp
 		case errors.Is(err, brpc.ErrLost) && c.isClosed():
 			return r, backing.ErrClosed
 		case errors.Is(err, brpc.ErrLost) && time.Now().Before(deadline):
-			// Once more, on the next session.
+			// Once more, on the next session; see connect for why that does no harm.
 			c.leave(s)
 		case errors.Is(err, brpc.ErrLost), errors.Is(err, ErrUnanswered):
 			if x.Changes {
