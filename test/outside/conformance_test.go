@@ -174,6 +174,35 @@ func TestConformance4K(t *testing.T) {
 	conform(t, e.process, "4k", e.url, "SCSI.Read*", "SCSI.Write*", "SCSI.Verify*", "SCSI.Unmap", "SCSI.GetLBAStatus", "SCSI.CompareAndWrite", "iSCSI.iSCSIResiduals")
 }
 
+// What depends on physical blocks of several logical ones, which files have.
+func TestConformance512e(t *testing.T) {
+	file := t.TempDir() + "/disk.img"
+	e := serve(t, file, "--size", "1G")
+	conform(t, e.process, "512e", e.url, "SCSI.WriteSame*", "SCSI.CompareAndWrite", "SCSI.Unmap", "SCSI.GetLBAStatus")
+}
+
+// Sessions that have proved who they are, also with names that look like numbers.
+func TestConformanceCHAP(t *testing.T) {
+	const secret = "secret-of-joe-1"
+	for _, c := range []struct {
+		profile, user string
+		patterns      []string
+	}{
+		{"chap", "joe", []string{"iSCSI.*", "SCSI.Read10"}},
+		{"chap-0x", "0xjoe", []string{"iSCSI.iSCSICHAP", "SCSI.TestUnitReady"}},
+		{"chap-0b", "0bjoe", []string{"iSCSI.iSCSICHAP", "SCSI.TestUnitReady"}},
+	} {
+		t.Run(c.profile, func(t *testing.T) {
+			e := serve(t, "ram:64M", "--chap", c.user+":"+secret)
+			url := strings.Replace(e.url, "%SECRET@", "%"+secret+"@", 1)
+			if url == e.url {
+				t.Fatalf("no place for the secret in %s", url)
+			}
+			conform(t, e.process, c.profile, url, c.patterns...)
+		})
+	}
+}
+
 // Units that only tgt's command line makes: removable, and write-protected on a
 // store that can be written.
 func TestConformanceTgtParams(t *testing.T) {
