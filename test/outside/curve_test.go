@@ -134,6 +134,55 @@ func TestCurveRecipe(t *testing.T) {
 	}
 }
 
+// kill -9 while nebd-server is at a write. That write must not come after what is
+// written once we are back.
+func TestCurveKilledDuringWrite(t *testing.T) {
+	const volume = "cbd:pool//iscsi_test_"
+	n := newNebd(t, volume, 1<<30)
+	g := newTgt(t)
+	g.start(t)
+	g.adm(t, "--op", "new", "--mode", "target", "--tid", "1", "-T", tgtIQN)
+	g.adm(t, "--op", "new", "--mode", "lu", "--tid", "1", "--lun", "2", "--bstype", "curve", "--backing-store", volume)
+	g.adm(t, "--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
+
+	held, release := make(chan struct{}), make(chan struct{})
+	var writes, waiting sync.Once
+	n.SetFault(func(q nebdfake.Request) (f nebdfake.Fault) {
+		switch q.Method {
+		case "Write":
+			writes.Do(func() {
+				f = nebdfake.Fault{Kind: nebdfake.Late, Before: true, Until: release}
+				close(held)
+			})
+		case "CloseFile":
+			// Ours, of the start after the kill: it waits for the write.
+			waiting.Do(func() { close(release) })
+		}
+		return f
+	})
+	client := spawn(t, nil, "qemu-io", "-f", "raw", "-c", "write -P 0x11 1M 4k", g.url(2))
+	select {
+	case <-held:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("no write arrived: %s", client.err.String())
+	}
+	g.daemon.kill()
+	client.kill()
+	g.start(t)
+	qemuIO(t, g.url(2), "write -P 0x22 1M 4k", "read -P 0x22 1M 4k")
+	select {
+	case <-release:
+	default:
+		t.Error("the volume was opened without waiting for the write that was under way")
+	}
+	n.Stop() // all that it does is done
+	got := make([]byte, 1)
+	n.Content(volume, got, 1<<20)
+	if got[0] != 0x22 {
+		t.Errorf("the volume has %#x in the end, want 0x22", got[0])
+	}
+}
+
 // iscsi-test-cu's SCSI family on a volume of Curve that gives space back.
 func TestCurveConformance(t *testing.T) {
 	const (
