@@ -132,7 +132,7 @@ func (c *TargetConn) textAnswer(kvs []KV) ([]byte, error) {
 // nobody, but a session learns nothing of targets it is not logged in to.
 //
 // Any other value fails the negotiation, which in the full feature phase ends it
-// without touching the session (RFC 7143 §7.11): initiators that take an answer
+// without touching the session (RFC 7143 §7.12): initiators that take an answer
 // to SendTargets for records could not make out a "Reject" among them.
 func (c *TargetConn) sendTargets(value string) ([]byte, error) {
 	refused := fmt.Errorf("%w: SendTargets=%.256s", ErrNegotiation, value)

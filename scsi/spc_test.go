@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"blockgate/backing"
 	"blockgate/scsi"
 )
 
@@ -471,6 +472,30 @@ func TestLogSense(t *testing.T) {
 	n.good(log(0, 0xff))
 	n.expect("unlisted page", n.do(log(0x0d, 0)), "5/24/00")
 	n.expect("unlisted subpage", n.do(log(0x2f, 1)), "5/24/00")
+}
+
+// spinning is a store on a spinning medium.
+type spinning struct{ *gatedStore }
+
+func (spinning) Info() backing.Info { return backing.Info{Rotational: true} }
+
+// Hosts take a disk for solid unless the store knows better or somebody says so.
+func TestRotationRate(t *testing.T) {
+	for _, c := range []struct {
+		store      backing.Store
+		configured int
+		want       uint16
+	}{
+		{newGatedStore(1 << 20), 0, 1},
+		{newGatedStore(1 << 20), 15000, 15000},
+		{spinning{newGatedStore(1 << 20)}, 0, 0},
+		{spinning{newGatedStore(1 << 20)}, 1, 1},
+	} {
+		r := newRig(t, func(u *scsi.UnitConfig) { u.Store, u.RotationRate = c.store, c.configured })
+		if got := binary.BigEndian.Uint16(r.login("a").good(vpd(0xb1))[4:]); got != c.want {
+			t.Errorf("%T with %d configured: %d, want %d", c.store, c.configured, got, c.want)
+		}
+	}
 }
 
 func TestSelfTest(t *testing.T) {
