@@ -34,9 +34,9 @@ func (s *Store) CopyFrom(ctx context.Context, src backing.Store, dst, srcOff, n 
 func (s *Store) copyFrom(ctx context.Context, from *Store, dst, src, n int64, mayUnmap bool) error {
 	hole := func(n int64) error {
 		if mayUnmap && s.geo.punch && !s.noPunch.Load() {
-			return s.space(ctx, dst, n, punchHole, &s.noPunch)
+			return s.deallocate(ctx, dst, n)
 		}
-		return s.space(ctx, dst, n, zeroRange, &s.noZeroRange)
+		return s.space(ctx, dst, n, s.geo.unit, zeroRange, &s.noZeroRange)
 	}
 	for end := src + n; src < end; {
 		data, next, err := seekData(from.h, src, end)

@@ -53,6 +53,7 @@ type geometry struct {
 	alignment      int
 	unit           int64 // what offsets and lengths of fallocate must be multiples of
 	punch          bool  // discarded ranges read as zeroes
+	thin           bool  // by BLKDISCARD of whole granules, not by a hole
 	inMemory       bool  // tmpfs: a write waits for nothing but memory
 	dioMem, dioOff int   // what O_DIRECT wants; 0: it is not possible
 }

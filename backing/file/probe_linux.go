@@ -79,6 +79,11 @@ func probeDevice(fd int, st *unix.Stat_t) geometry {
 	// BLKDISCARD promises nothing about what is read afterwards, a punched hole
 	// does; the kernel makes one from write zeroes with the unmap bit.
 	g.punch = sysfs(q, "discard_max_bytes") > 0 && sysfs(q, "write_zeroes_max_bytes") > 0
+	if !g.punch && sysfs(q, "discard_max_bytes") > 0 {
+		if n := thinBlock(uint64(st.Rdev)); n > 0 && int64(n)%g.unit == 0 {
+			g.punch, g.thin, g.granularity, g.alignment = true, true, n, 0
+		}
+	}
 	return g
 }
 

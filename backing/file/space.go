@@ -1,6 +1,7 @@
 package file
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ func (s *Store) Discard(ctx context.Context, off, n int64) error {
 		return err
 	}
 	defer s.gate.leave()
-	return s.settle(ctx, s.space(ctx, off, n, punchHole, &s.noPunch))
+	return s.settle(ctx, s.deallocate(ctx, off, n))
 }
 
 // WriteZeroes makes the range zero: by a hole if it may, else by allocated but
@@ -36,9 +37,9 @@ func (s *Store) WriteZeroes(ctx context.Context, off, n int64, mayUnmap bool) er
 	}
 	defer s.gate.leave()
 	if mayUnmap && s.geo.punch && !s.noPunch.Load() {
-		return s.settle(ctx, s.space(ctx, off, n, punchHole, &s.noPunch))
+		return s.settle(ctx, s.deallocate(ctx, off, n))
 	}
-	return s.settle(ctx, s.space(ctx, off, n, zeroRange, &s.noZeroRange))
+	return s.settle(ctx, s.space(ctx, off, n, s.geo.unit, zeroRange, &s.noZeroRange))
 }
 
 // settle makes what a call has done durable if the store was opened with Sync:
@@ -50,24 +51,31 @@ func (s *Store) settle(ctx context.Context, err error) error {
 	return s.sync(ctx)
 }
 
-// space applies one kind of fallocate to the range; what it cannot take is
-// written: unaligned ends on a block device, and everything once off is set.
-func (s *Store) space(ctx context.Context, off, n int64, do func(h handle, off, n int64) error, no latch) error {
+func (s *Store) deallocate(ctx context.Context, off, n int64) error {
+	if s.geo.thin {
+		return s.space(ctx, off, n, int64(s.geo.granularity), discardBlocks, &s.noPunch)
+	}
+	return s.space(ctx, off, n, s.geo.unit, punchHole, &s.noPunch)
+}
+
+// space applies one kind of fallocate, or a discard, to the range; what it cannot
+// take is written: on a block device the ends that are no multiple of u, and
+// everything once no is set.
+func (s *Store) space(ctx context.Context, off, n, u int64, do func(h handle, off, n int64) error, no latch) error {
 	if n == 0 {
 		return nil
 	}
 	if no.Load() {
 		return s.writeZeroes(ctx, off, n)
 	}
-	u := s.geo.unit
 	lo, hi := (off+u-1)/u*u, (off+n)/u*u
 	if lo >= hi {
-		return s.writeZeroes(ctx, off, n)
+		return s.zeroEnd(ctx, off, n)
 	}
-	if err := s.writeZeroes(ctx, off, lo-off); err != nil {
+	if err := s.zeroEnd(ctx, off, lo-off); err != nil {
 		return err
 	}
-	if err := s.writeZeroes(ctx, hi, off+n-hi); err != nil {
+	if err := s.zeroEnd(ctx, hi, off+n-hi); err != nil {
 		return err
 	}
 	unlock := s.lockEdges(lo, hi-lo)
@@ -76,7 +84,7 @@ func (s *Store) space(ctx context.Context, off, n int64, do func(h handle, off, 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		m := min(hi-lo, spaceStep)
+		m := min(hi-lo, max(spaceStep/u, 1)*u)
 		switch err := do(s.h, lo, m); {
 		case err == nil:
 			lo += m
@@ -91,6 +99,37 @@ func (s *Store) space(ctx context.Context, off, n int64, do func(h handle, off, 
 		}
 	}
 	return nil
+}
+
+// zeroEnd zeroes an end of a range. On a thin volume it reads first: writing
+// zeroes where there are some would take space, the opposite of a discard.
+func (s *Store) zeroEnd(ctx context.Context, off, n int64) error {
+	if !s.geo.thin || n == 0 {
+		return s.writeZeroes(ctx, off, n)
+	}
+	b := bufpool.Get(int(min(n, maxBounce)))
+	defer bufpool.Put(b)
+	for end := off + n; off < end; {
+		p := b.B[:min(end-off, int64(len(b.B)))]
+		read := s.read
+		if s.direct != nil {
+			read = s.directRead
+		}
+		if err := read(p, off); err != nil {
+			return err
+		}
+		if !isZero(p) {
+			if err := s.writeZeroes(ctx, off, int64(len(p))); err != nil {
+				return err
+			}
+		}
+		off += int64(len(p))
+	}
+	return nil
+}
+
+func isZero(p []byte) bool {
+	return len(p) == 0 || p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])
 }
 
 type latch interface {

@@ -46,6 +46,7 @@ func preadNowait(handle, []byte, int64) (int, error)  { return 0, syscall.ENOSYS
 func pwriteNowait(handle, []byte, int64) (int, error) { return 0, syscall.ENOSYS }
 func pwriteDSync(handle, []byte, int64) (int, error)  { return 0, syscall.ENOSYS }
 func punchHole(handle, int64, int64) error            { return syscall.ENOSYS }
+func discardBlocks(handle, int64, int64) error        { return syscall.ENOSYS }
 func zeroRange(handle, int64, int64) error            { return syscall.ENOSYS }
 
 func copyFileRange(handle, handle, int64, int64, int64) (int64, error) { return 0, syscall.ENOSYS }
