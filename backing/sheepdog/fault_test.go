@@ -139,40 +139,40 @@ func (d *disk) actions() map[string]func(*rapid.T) {
 			d.snaps[name] = bytes.Clone(d.want)
 		},
 		"delete snapshot": func(r *rapid.T) {
-			for _, name := range slices.Sorted(maps.Keys(d.snaps)) {
-				if err := d.s.DeleteSnapshot(ctx, name); err == nil || errors.Is(err, backing.ErrNotExist) {
-					delete(d.snaps, name)
-				} else {
-					// Half deleted, or deleted: nobody may use it any more.
-					d.x.on.Store(false)
-					defer d.x.on.Store(true)
-					if err := d.s.DeleteSnapshot(ctx, name); err != nil && !errors.Is(err, backing.ErrNotExist) {
-						r.Fatal(err)
-					}
-					delete(d.snaps, name)
-				}
+			name, ok := d.oldest()
+			if !ok {
 				return
 			}
+			if err := d.s.DeleteSnapshot(ctx, name); err != nil && !errors.Is(err, backing.ErrNotExist) {
+				// Half deleted, or deleted: nobody may use it any more.
+				d.x.on.Store(false)
+				defer d.x.on.Store(true)
+				if err := d.s.DeleteSnapshot(ctx, name); err != nil && !errors.Is(err, backing.ErrNotExist) {
+					r.Fatal(err)
+				}
+			}
+			delete(d.snaps, name)
 		},
 		"clone": func(r *rapid.T) {
-			for name, want := range d.snaps {
-				d.n++
-				where, err := d.s.Clone(ctx, name, fmt.Sprint(d.l.Name, "clone", d.n))
-				if err != nil {
-					return // the answer was lost
-				}
-				l, err := sheepdog.ParseLocation(where)
-				check(r, err)
-				c := d.open(l)
-				defer c.Close()
-				want = bytes.Clone(want)
-				off, n := place(r)
-				p := fill(n, 77)
-				check(r, c.WriteAt(ctx, p, off))
-				copy(want[off:], p)
-				d.compare(r, c, want, 0, diskSize)
+			name, ok := d.oldest()
+			if !ok {
 				return
 			}
+			d.n++
+			where, err := d.s.Clone(ctx, name, fmt.Sprint(d.l.Name, "clone", d.n))
+			if err != nil {
+				return // the answer was lost
+			}
+			l, err := sheepdog.ParseLocation(where)
+			check(r, err)
+			c := d.open(l)
+			defer c.Close()
+			want := bytes.Clone(d.snaps[name])
+			off, n := place(r)
+			p := fill(n, 77)
+			check(r, c.WriteAt(ctx, p, off))
+			copy(want[off:], p)
+			d.compare(r, c, want, 0, diskSize)
 		},
 		"lose the sheep": func(r *rapid.T) {
 			i := rapid.IntRange(0, len(d.r.sheep)-1).Draw(r, "which")
@@ -189,6 +189,15 @@ func (d *disk) actions() map[string]func(*rapid.T) {
 			d.compare(r, d.s, d.want, off, min(n, 8192))
 		},
 	}
+}
+
+// oldest is one of the snapshots.
+func (d *disk) oldest() (name string, ok bool) {
+	names := slices.Sorted(maps.Keys(d.snaps))
+	if len(names) == 0 {
+		return "", false
+	}
+	return names[0], true
 }
 
 func (d *disk) compare(r *rapid.T, s backing.Store, want []byte, off int64, n int) {

@@ -41,11 +41,10 @@ type Cluster struct {
 	epoch atomic.Uint32
 	used  atomic.Int64
 
-	mu     sync.Mutex // orders VDI operations and membership
-	vdis   map[uint32]*vdi
-	sheep  []*Sheep
-	clock  uint64
-	killed []netip.AddrPort
+	mu    sync.Mutex // orders VDI operations and membership
+	vdis  map[uint32]*vdi
+	sheep []*Sheep
+	clock uint64
 
 	// objects is striped by oid, as each object has its own order of requests.
 	objects [64]shard
