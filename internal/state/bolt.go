@@ -22,7 +22,8 @@ import (
 // the disk (fdatasync) when Txn returns.
 type Bolt struct {
 	watchers
-	db *bolt.DB
+	db   *bolt.DB
+	file fs.FileInfo // of db, as it was opened
 }
 
 // FileName is the state file's name in a state directory.
@@ -78,6 +79,9 @@ func (b *Bolt) open(path string) error {
 		return openError(path, err)
 	}
 	b.db = db
+	if b.file, err = os.Stat(path); err != nil {
+		return openError(path, err)
+	}
 	return db.Update(func(tx *bolt.Tx) error {
 		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
 		if err != nil {
@@ -213,8 +217,26 @@ func revision(tx *bolt.Tx) uint64 {
 	return 0
 }
 
+// present tells whether the file still has its name. A change that is written
+// to one that was deleted, or that another was moved over, is lost when we end.
+func (b *Bolt) present() error {
+	now, err := os.Stat(b.db.Path())
+	if err == nil && os.SameFile(now, b.file) {
+		return nil
+	}
+	why := "was replaced"
+	if err != nil {
+		why = "is gone (" + err.Error() + ")"
+	}
+	return &Error{Class: Refused, Code: CodeStateFailed, Object: "state " + b.db.Path(), Reason: why + " while it was in use: a change would not last", Err: err,
+		Hint: "save what runs, blockgate export --secrets > FILE, then start again and apply it"}
+}
+
 // Txn implements Backend.
 func (b *Bolt) Txn(_ context.Context, t Txn) (rev uint64, err error) {
+	if err := b.present(); err != nil {
+		return 0, err
+	}
 	err = b.db.Update(func(tx *bolt.Tx) error {
 		res := tx.Bucket(bucketResources)
 		for _, c := range t.If {

@@ -531,6 +531,31 @@ func TestNamesAreShownAsTheyAre(t *testing.T) {
 	}
 }
 
+// What cannot last is not promised.
+func TestFileTakenAway(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	b := bolt(t, path)
+	s := open(t, b)
+	apply(t, s, volume("a"))
+	other, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, do := range map[string]func() error{
+		"is gone":      func() error { return os.Remove(path) },
+		"was replaced": func() error { os.Remove(path); return os.WriteFile(path, other, 0o600) },
+	} {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := b.Txn(t.Context(), state.Txn{})
+		wantCode(t, err, state.CodeStateFailed, state.Refused)
+		if err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, want %q", err, what)
+		}
+	}
+}
+
 // A first start that fails leaves no empty file, which the next one would refuse.
 func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
