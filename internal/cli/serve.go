@@ -82,6 +82,10 @@ exit status becomes that of serve.`,
 		if n := cmd.ArgsLenAtDash(); n >= 0 {
 			args, o.command = args[:n], args[n:]
 		}
+		if f.Changed("chap") && strings.TrimSpace(o.chap) == "" {
+			// As a script's empty variable has it: not a wish for an open target.
+			return usage(cmd, "--chap has no user")
+		}
 		return a.serve(cmd.Context(), args, o)
 	}
 	return c
