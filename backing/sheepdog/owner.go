@@ -146,8 +146,9 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 		if err := c.writeInode(ctx, vid, record(o.token, hostID()), offRequest); err != nil {
 			return err
 		}
-		if s.loc.Fence && time.Since(begin) > c.cfg.Hold+4*c.cfg.Poll {
-			// An owner that lives would have let go by now.
+		if s.loc.Fence && time.Since(begin) > c.cfg.Hold+4*c.cfg.Poll+c.cfg.AnswerTimeout {
+			// An owner that lives would have let go by now, even if what it has
+			// under way took as long as it may.
 			if err := c.kill(ctx, h.sheep); err != nil && time.Since(begin) > c.timeout {
 				return fmt.Errorf("%w: sheep %s cannot be stopped: %w", errNotOwner, h.sheep, err)
 			}

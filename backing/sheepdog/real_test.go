@@ -160,7 +160,7 @@ func TestRealGateways(t *testing.T) {
 	open := func(base string, hold time.Duration) *sheepdog.Store {
 		l, err := sheepdog.ParseLocation(base + name + "?shared=yes&fence=yes")
 		ok(t, err)
-		cfg := sheepdog.Config{Poll: 50 * time.Millisecond, Hold: hold}
+		cfg := sheepdog.Config{Poll: 50 * time.Millisecond, Hold: hold, AnswerTimeout: 4 * time.Second}
 		s, err := sheepdog.OpenAt(ctx, l, backing.OpenOptions{Create: true, CreateSize: 64 * mib, Exclusive: true}, cfg)
 		ok(t, err)
 		return s
