@@ -535,7 +535,8 @@ func TestResiduals(t *testing.T) {
 		count uint32
 		bad   bool // CHECK CONDITION
 	}{
-		{name: "write that ends inside a block", cdb: rw10(0x2a, 0, 1), edtl: 200, flags: fW, data: 200, over: true, count: 312, bad: true},
+		{name: "write that ends inside a block", cdb: rw10(0x2a, 0, 1), edtl: 200, flags: fW, data: 200, over: true, count: 312},
+		{name: "WRITE AND VERIFY that ends inside a block", cdb: rw10(0x2e, 0, 1), edtl: 200, flags: fW, data: 200, over: true, count: 312, bad: true},
 		{"read less than expected", rw10(0x28, 0, 1), 2048, fR, 0, false, true, 1536, false},
 		{"read more than expected", rw10(0x28, 0, 4), 512, fR, 0, true, false, 1536, false},
 		{"write less than expected", rw10(0x2a, 0, 1), 2048, fW, 2048, false, true, 1536, false},

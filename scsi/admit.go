@@ -94,6 +94,9 @@ func (t *Task) check(i *itl, u *Unit) (sense.Sense, Status) {
 			return *s, CheckCondition
 		}
 		t.OutLen = n
+		if row.Short != nil && t.MaxOut < n && t.MaxOut%int64(u.BlockSize()) != 0 {
+			t.row = row.Short
+		}
 	}
 	return s, Good
 }

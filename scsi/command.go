@@ -100,6 +100,9 @@ type Command struct {
 	Range func(t *Task) (lba, nblocks uint64)
 	// Exclusive: no other task may touch the same blocks meanwhile.
 	Exclusive bool
+	// Short takes the place of the row, of which it differs in how it runs, for
+	// data-out that ends inside a block. Optional.
+	Short *Command
 	// Try runs the command without waiting for a medium, before Run is
 	// considered; false means that nothing happened. Optional.
 	Try func(t *Task) bool

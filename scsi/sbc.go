@@ -172,8 +172,8 @@ func byteOffset(u *Unit, lba uint64) int64 { return int64(lba) * int64(u.BlockSi
 
 // wholeBlocks cuts data-out to the n bytes the CDB asks for. An initiator that
 // announces less than its CDB asks for has the rest counted as residual by its
-// transport; ok is false if the last of its blocks has not come whole, which
-// then cannot be written without making up the rest.
+// transport; ok is false if the last of its blocks has not come whole, for which
+// WRITE has writeShort and the others an error.
 func wholeBlocks(u *Unit, out []byte, n int64) (blocks []byte, ok bool) {
 	if int64(len(out)) > n {
 		out = out[:n]

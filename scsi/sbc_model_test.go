@@ -121,13 +121,6 @@ func (m *sbcModel) write(rt *rapid.T) {
 		m.outOfRange(rt, res)
 		return
 	}
-	if sent%m.r.bs != 0 {
-		want := sense.InvalidInformationUnit()
-		if res.status != scsi.CheckCondition || res.asc != want.ASC || res.ascq != want.ASCQ {
-			rt.Fatalf("a part of a block: status %#x sense %x/%02x/%02x", res.status, res.key, res.asc, res.ascq)
-		}
-		return
-	}
 	m.good(rt, res)
 	copy(m.at(lba, n), out[:sent])
 }

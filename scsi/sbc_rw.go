@@ -1,6 +1,9 @@
 package scsi
 
-import "blockgate/scsi/sense"
+import (
+	"blockgate/internal/bufpool"
+	"blockgate/scsi/sense"
+)
 
 func sbcReadCommands() []Command {
 	row := func(name string, types Types, use []byte) Command {
@@ -20,11 +23,15 @@ func sbcReadCommands() []Command {
 
 func sbcWriteCommands() []Command {
 	row := func(name string, use []byte) Command {
-		return Command{
+		c := Command{
 			Name: name, Op: use[0], SA: NoSA, Usage: use,
 			Types: TypeDisk, Dir: DirOut, Access: AccessWrite, Reserve: ResWrite,
 			Medium: true, OutLen: transferOutLen, Range: rangeOfCDB, Try: tryWrite, Run: write,
 		}
+		short := c
+		short.Exclusive, short.Try, short.Run = true, nil, writeShort
+		c.Short = &short
+		return c
 	}
 	return []Command{
 		row("WRITE(6)", use6(0x0a)),
@@ -110,6 +117,31 @@ func write(t *Task) {
 		return
 	}
 	writeOut(t, data, off, durable(t))
+}
+
+// writeShort is write for an initiator that announces less data than its CDB asks
+// for, and ends it inside a block: the rest of that block stays as it is. (The
+// rest of the range is overflow, as it is when whole blocks are missing.) Nobody
+// else changes the block meanwhile.
+func writeShort(t *Task) {
+	u := t.unit
+	lba, nblocks := cdbBlocks(t.CDB)
+	if s := checkRange(u, lba, nblocks); s != nil {
+		t.Fail(*s)
+		return
+	}
+	data, off := t.Out, byteOffset(u, lba)
+	whole := len(data) / u.BlockSize() * u.BlockSize()
+	if whole > 0 && !writeOut(t, data[:whole], off, durable(t)) || whole == len(data) {
+		return
+	}
+	off += int64(whole)
+	b := bufpool.Get(u.BlockSize())
+	defer bufpool.Put(b)
+	if storeOK(t, t.Store().ReadAt(t.Context(), b.B, off), AccessRead, off) {
+		copy(b.B, data[whole:])
+		writeOut(t, b.B, off, durable(t))
+	}
 }
 
 // tryWrite is write where the store takes the data without waiting for a medium,

@@ -187,8 +187,8 @@ func TestSBCResiduals(t *testing.T) {
 					t.Fatalf("%02x asks for %d bytes", op, res.outLen)
 				}
 				whole := min(sent, 1024)
-				if whole%512 != 0 { // refused as a whole
-					r.bad("WRITE of a part of a block", res, sense.InvalidInformationUnit())
+				if whole%512 != 0 && op&0x0f == 0x0e { // refused as a whole
+					r.bad("WRITE AND VERIFY of a part of a block", res, sense.InvalidInformationUnit())
 					whole = 0
 				} else {
 					r.good("WRITE", res)
