@@ -90,7 +90,9 @@ func (s *Store) space(ctx context.Context, off, n, u int64, do func(h handle, of
 			lo += m
 		case errors.Is(err, syscall.EINTR):
 		case unsupported(err):
-			no.Store(true)
+			// A device may learn it: it is another one below when a snapshot of
+			// it is made or goes.
+			no.Store(!s.geo.device)
 			unlock()
 			unlock = func() {}
 			return s.writeZeroes(ctx, lo, hi-lo)

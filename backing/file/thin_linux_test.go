@@ -167,3 +167,41 @@ func FuzzParseTable(f *testing.F) {
 		}
 	})
 }
+
+// What the kernel cannot discard is zeroed. A file system is not asked again; a
+// device is, since a snapshot of it that forbids discards goes some day.
+func TestDiscardUnsupported(t *testing.T) {
+	for name, device := range map[string]bool{"File": false, "Device": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			opened, err := Open(ctx, filepath.Join(t.TempDir(), "disk.img"), backing.OpenOptions{Create: true, CreateSize: 1 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := opened.(*Store)
+			defer s.Close()
+			s.geo.device = device
+			asked := 0
+			discard := func(handle, int64, int64) error { asked++; return syscall.EOPNOTSUPP }
+			for range 2 {
+				if err := s.WriteAt(ctx, bytes.Repeat([]byte{1}, 8192), 0); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.space(ctx, 0, 8192, 512, discard, &s.noPunch); err != nil {
+					t.Fatal(err)
+				}
+				p := make([]byte, 8192)
+				if err := s.ReadAt(ctx, p, 0); err != nil || !isZero(p) {
+					t.Errorf("not zeroed (%v)", err)
+				}
+			}
+			want := 1
+			if device {
+				want = 2
+			}
+			if asked != want {
+				t.Errorf("asked %d times, want %d", asked, want)
+			}
+		})
+	}
+}
