@@ -150,7 +150,7 @@ func attach(f *os.File, path string, o backing.OpenOptions, created bool) (*Stor
 			return nil, err
 		}
 	}
-	if created {
+	if created || o.Create && o.CreateSize > 0 && leftEmpty(f, o) {
 		if err := initFile(f, path, o.CreateSize); err != nil {
 			return nil, openError(err)
 		}
@@ -178,6 +178,14 @@ func attach(f *os.File, path string, o backing.OpenOptions, created bool) (*Stor
 		DiscardGranularity: s.geo.granularity, DiscardAlignment: s.geo.alignment,
 	}
 	return s, nil
+}
+
+// leftEmpty tells whether a file is what a creation left that was killed before
+// it gave the file its size: the next attempt finishes it. Whoever creates it at
+// this moment has it locked.
+func leftEmpty(f *os.File, o backing.OpenOptions) bool {
+	fi, err := f.Stat()
+	return err == nil && o.Exclusive && !o.ReadOnly && fi.Mode().IsRegular() && fi.Size() == 0
 }
 
 // initFile gives a new file its size, and makes size and name durable: a volume

@@ -55,6 +55,19 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// A creation that was killed before the file had its size is finished by the next.
+func TestCreateAfterKill(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path, backing.OpenOptions{Create: true, CreateSize: 1 << 20, Exclusive: true})
+	defer s.Close()
+	if s.Size() != 1<<20 {
+		t.Errorf("size %d", s.Size())
+	}
+}
+
 func TestCreate(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "disk.img")
