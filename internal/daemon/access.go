@@ -137,5 +137,5 @@ func accessError(target string, group uint16, err error) error {
 		return notFound(state.CodeTargetNotFound, "target", target)
 	}
 	return &state.Error{Class: state.NotFound, Code: state.CodePortalNotFound, Object: fmt.Sprintf("portal group %d of target %q", group, target),
-		Reason: "does not exist, or has no portal", Hint: "blockgate alua list " + target}
+		Reason: "does not exist, or has no portal", Hint: "blockgate target group list " + target}
 }

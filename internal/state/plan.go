@@ -368,10 +368,8 @@ func (b *builder) checkReferences() error {
 					return e
 				}
 			}
-			for _, u := range append(slices.Clone(t.Accounts), t.OutgoingAccount) {
-				if err := b.needAccount(u); err != nil {
-					return err
-				}
+			if err := b.needAccounts(t.Accounts, t.OutgoingAccount); err != nil {
+				return err
 			}
 			if t.OutgoingAccount != "" {
 				if err := b.checkMutual(t); err != nil {
@@ -379,10 +377,9 @@ func (b *builder) checkReferences() error {
 				}
 			}
 		case KindSystem:
-			for _, u := range append(slices.Clone(b.system.Value.DiscoveryAccounts), b.system.Value.DiscoveryOutgoingAccount) {
-				if err := b.needAccount(u); err != nil {
-					return err
-				}
+			sys := b.system.Value
+			if err := b.needAccounts(sys.DiscoveryAccounts, sys.DiscoveryOutgoingAccount); err != nil {
+				return err
 			}
 		case KindVolume:
 			if _, ok := b.volumes.find(c.Name); !ok && len(b.users.get(c.Name)) > 0 {
@@ -394,11 +391,17 @@ func (b *builder) checkReferences() error {
 	return nil
 }
 
-func (b *builder) needAccount(user string) error {
-	if _, ok := b.accounts.find(user); ok || user == "" {
-		return nil
+// needAccounts wants all of users, and outgoing if there is one.
+func (b *builder) needAccounts(users []string, outgoing string) error {
+	for _, u := range users {
+		if _, ok := b.accounts.find(u); !ok {
+			return missing(CodeAccountNotFound, KindAccount, u, "blockgate account create "+cmp.Or(u, "USER"))
+		}
 	}
-	return missing(CodeAccountNotFound, KindAccount, user, "blockgate account create "+user)
+	if _, ok := b.accounts.find(outgoing); !ok && outgoing != "" {
+		return missing(CodeAccountNotFound, KindAccount, outgoing, "blockgate account create "+outgoing)
+	}
+	return nil
 }
 
 // checkMutual refuses one secret for both directions (RFC 7143 §12.1.3).

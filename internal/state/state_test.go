@@ -365,6 +365,7 @@ func TestRefusals(t *testing.T) {
 		{target(state.Target{Name: iqn + "2", LUNs: []state.LUN{{Volume: "v"}, {Volume: "v"}}}), state.CodeInvalidValue, state.Usage, "twice"},
 		{target(state.Target{Name: iqn + "2", ControllerLUN0: true, LUNs: []state.LUN{{Volume: "v"}}}), state.CodeLUNExists, state.Conflict, "controller"},
 		{put(state.Target{Name: iqn, Accounts: []string{"ann"}}), state.CodeAccountNotFound, state.NotFound, "ann"},
+		{put(state.Target{Name: iqn, Accounts: []string{""}}), state.CodeAccountNotFound, state.NotFound, `account ""`},
 		{put(state.Target{Name: iqn, Accounts: []string{"joe"}, OutgoingAccount: "same"}), state.CodeInvalidValue, state.Conflict, "same secret"},
 		{put(state.Target{Name: iqn, Params: map[string]string{"Bogus": "1"}}), state.CodeUnknownParam, state.Usage, "Bogus"},
 		{put(state.Target{Name: iqn, Params: map[string]string{"maxconnections": "0"}}), state.CodeInvalidValue, state.Usage, "MaxConnections"},
