@@ -202,9 +202,19 @@ func TestSBCCompareAndWriteIsAtomic(t *testing.T) {
 	}
 }
 
-// TestSBCExclusiveRanges: while a COMPARE AND WRITE is inside the store, commands
+// TestSBCExclusiveRanges: while an exclusive command is inside the store, commands
 // on other blocks go on, and those on its own wait for it.
 func TestSBCExclusiveRanges(t *testing.T) {
+	t.Run("COMPARE AND WRITE", func(t *testing.T) {
+		exclusiveRanges(t, cawCDB(0, 10, 1), append(make([]byte, 512), pattern(1, 512)...))
+	})
+	t.Run("a WRITE that ends inside a block", func(t *testing.T) {
+		exclusiveRanges(t, cdbOf(0x2a, 0, 10, 1), pattern(1, 200))
+	})
+}
+
+// exclusiveRanges: first is alone with block 10.
+func exclusiveRanges(t *testing.T, first, firstOut []byte) {
 	u := func(lba, n uint64) []byte { return unmapParams([2]uint64{lba, n}) }
 	for name, tc := range map[string]struct {
 		other, same       []byte
@@ -236,7 +246,7 @@ func TestSBCExclusiveRanges(t *testing.T) {
 				task.Out = out
 				task.Run()
 			}
-			start(1, cawCDB(0, 10, 1), append(make([]byte, 512), pattern(1, 512)...))
+			start(1, first, firstOut)
 			<-inside
 			start(2, tc.same, tc.sameOut)
 			start(3, tc.other, tc.otherOut)
