@@ -15,11 +15,10 @@ package backing
 type Lender interface {
 	// Lend gives the n bytes at off, exactly as ReadAt would give them now, or
 	// nil when they cannot be had at once: somebody writes there, they do not lie
-	// in one piece, the range is a hole or outside the store, or the store is
-	// closed. ReadAt then tells. The bytes must not be modified. Lend never waits, so
+	// in one piece, the range is outside the store, or the store is closed. ReadAt then tells. The bytes must not be modified. Lend never waits, so
 	// a caller may hold many loans, of the same bytes too. It does not allocate.
 	Lend(off, n int64) []byte
-	// Return ends a loan; off and n are those of Lend, and each loan is returned
-	// once, from any goroutine. The bytes must not be touched afterwards.
-	Return(off, n int64)
+	// Return ends a loan: p is what Lend gave for off. Each loan is returned once,
+	// from any goroutine, and its bytes must not be touched afterwards.
+	Return(p []byte, off int64)
 }

@@ -34,7 +34,7 @@ func (t *Task) Own() {
 func (t *Task) endLoan() {
 	if l := t.loan; l.lender != nil {
 		t.loan = loan{}
-		l.lender.Return(l.off, l.n)
+		l.lender.Return(l.p, l.off)
 	}
 }
 
@@ -51,7 +51,7 @@ func lendRead(t *Task) bool {
 	if p == nil {
 		return false
 	}
-	t.In, t.InLen, t.loan = p, has, loan{u.caps.lender, off, n}
+	t.In, t.InLen, t.loan = p, has, loan{u.caps.lender, p, off}
 	return true
 }
 

@@ -95,7 +95,8 @@ type Task struct {
 // loan is what t.In is on loan from, if lender is not nil.
 type loan struct {
 	lender backing.Lender
-	off, n int64
+	p      []byte // what it gave; t.In may have been dropped since
+	off    int64
 }
 
 // Unit is the logical unit the task was addressed to, nil if there is none.

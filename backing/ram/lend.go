@@ -6,15 +6,18 @@ var _ backing.Lender = (*Store)(nil)
 
 // Lend implements backing.Lender: a loan holds the chunks of the range for
 // reading, so that a read which is lent is as atomic as one that is copied. What
-// crosses a segment, and what lies in one of which nothing has been written, is
-// not lent.
+// crosses a segment is not lent. Where nothing has been written in a whole
+// segment there is nothing to lock, and the zeroes are everybody's.
 func (s *Store) Lend(off, n int64) []byte {
 	if n <= 0 || s.check(off, n, false) != nil || (off+n-1)>>segmentShift != off>>segmentShift {
 		return nil
 	}
 	seg := (*s.dir.Load())[off>>segmentShift].Load()
 	if seg == nil {
-		return nil
+		if n > chunkSize {
+			return nil
+		}
+		return zeroes[:n:n]
 	}
 	at := off & (segmentSize - 1)
 	first, last := at>>chunkShift, (at+n-1)>>chunkShift
@@ -38,10 +41,13 @@ func (s *Store) Lend(off, n int64) []byte {
 }
 
 // Return implements backing.Lender.
-func (s *Store) Return(off, n int64) {
+func (s *Store) Return(p []byte, off int64) {
+	if &p[0] == &zeroes[0] {
+		return
+	}
 	seg := (*s.dir.Load())[off>>segmentShift].Load()
 	at := off & (segmentSize - 1)
-	seg.unlend(at>>chunkShift, (at+n-1)>>chunkShift+1)
+	seg.unlend(at>>chunkShift, (at+int64(len(p))-1)>>chunkShift+1)
 }
 
 // unlend lets go of the chunks [from, to).

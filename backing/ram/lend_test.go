@@ -14,7 +14,8 @@ import (
 // when it waits for that. The function returned ends the loan and waits for call.
 func waits(t *testing.T, s *ram.Store, off, n int64, call func() error) (end func()) {
 	t.Helper()
-	if s.Lend(off, n) == nil {
+	lent := s.Lend(off, n)
+	if lent == nil {
 		t.Fatal("nothing is lent")
 	}
 	var wg sync.WaitGroup
@@ -22,11 +23,11 @@ func waits(t *testing.T, s *ram.Store, off, n int64, call func() error) (end fun
 	wg.Go(func() { err = call() })
 	// A call that waits for its lock keeps further loans away.
 	for p := s.Lend(off, n); p != nil; p = s.Lend(off, n) {
-		s.Return(off, n)
+		s.Return(p, off)
 		runtime.Gosched()
 	}
 	return func() {
-		s.Return(off, n)
+		s.Return(lent, off)
 		wg.Wait()
 		if err != nil {
 			t.Error(err)
@@ -55,11 +56,10 @@ func TestLend(t *testing.T) {
 	if cap(a) != len(a) {
 		t.Errorf("a loan of %d bytes has capacity %d", len(a), cap(a))
 	}
-	s.Return(off, 4096)
-	s.Return(off+4, 100)
+	s.Return(a, off)
+	s.Return(b, off+4)
 	for what, r := range map[string][2]int64{
 		"across segments": {64<<20 - 2048, 4096},
-		"in a hole":       {128 << 20, 4096},
 		"behind the end":  {129<<20 - 512, 1024},
 		"before the base": {-512, 512},
 		"of no length":    {off, 0},
@@ -75,20 +75,35 @@ func TestLend(t *testing.T) {
 	if !bytes.Equal(p, data) {
 		t.Error("a write changed what was on loan")
 	}
-	s.Return(off, 4096)
+	s.Return(p, off)
 	end()
-	if p := s.Lend(off, 512); !bytes.Equal(p, make([]byte, 512)) {
+	if p = s.Lend(off, 512); !bytes.Equal(p, make([]byte, 512)) {
 		t.Error("the write did not happen")
 	}
-	s.Return(off, 512)
+	s.Return(p, off)
 
 	p = s.Lend(off+512, 512)
 	end = waits(t, s, off, 4096, func() error { return s.Discard(ctx, off, 4096) })
 	if !bytes.Equal(p, data[512:1024]) {
 		t.Error("a discard changed what was on loan")
 	}
-	s.Return(off+512, 512)
+	s.Return(p, off+512)
 	end()
+
+	// A hole is lent as it is, also when somebody fills it meanwhile.
+	hole := int64(128 << 20)
+	p = s.Lend(hole, 4096)
+	if err := s.WriteAt(ctx, data, hole); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(p, make([]byte, 4096)) {
+		t.Error("a hole on loan is not zeroes")
+	}
+	s.Return(p, hole)
+	if p = s.Lend(hole, 4096); !bytes.Equal(p, data) {
+		t.Error("what filled the hole is not lent")
+	}
+	s.Return(p, hole)
 
 	end = waits(t, s, off, 4096, s.Close)
 	end()
