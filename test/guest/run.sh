@@ -1,23 +1,25 @@
 #!/bin/bash
 # Runs scripts inside the guest, one after the other in one boot, and prints what they print.
-#   run.sh [-x] [-t SECONDS] [-k LOGDIR] [-v KEY=VALUE]... SCRIPT...
+#   run.sh [-x] [-t SECONDS] [-k LOGDIR] [-f FILE]... [-v KEY=VALUE]... SCRIPT...
 #     -x  with what build.sh -x adds to the guest
+#     -f  the guest gets the file, in /job
 # The scripts find the values of -v in their environment (through lib.sh) and the host's
 # loopback at 10.0.2.2. Exit status: 0 if every script succeeded, 1 if one did not, 124 at
 # the time limit (300 s), 125 if the guest died; then the console's end is shown.
 set -u
 here=$(dirname "$(readlink -f "$0")")
 dir=${BLOCKGATE_GUEST_DIR:-$HOME/.cache/blockgate-guest}
-limit=300 keep='' vars=() extra=() mem=512
-while getopts xt:k:v: o; do
+limit=300 keep='' vars=() files=() extra=() mem=512
+while getopts xt:k:f:v: o; do
     case $o in
     x) extra=(-x) mem=1024 ;;
     t) limit=$OPTARG ;; k) keep=$OPTARG ;; v) vars+=("$OPTARG") ;;
-    *) sed -n 2,8p "$0" >&2; exit 2 ;;
+    f) files+=("$OPTARG") ;;
+    *) sed -n 2,9p "$0" >&2; exit 2 ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# -ge 1 ] || { sed -n 2,8p "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n 2,9p "$0" >&2; exit 2; }
 "$here/build.sh" ${extra[@]+"${extra[@]}"} >&2 || exit 2
 tmp=$(mktemp -d)
 qemu=
@@ -28,6 +30,7 @@ trap 'exit 143' TERM INT
 mkdir -p "$tmp/add/job"
 n=10
 for s in "$@"; do cp "$s" "$tmp/add/job/$n-$(basename "$s")"; n=$((n + 1)); done
+for f in ${files[@]+"${files[@]}"}; do cp -L "$f" "$tmp/add/job/"; done
 for v in ${vars[@]+"${vars[@]}"}; do printf "%s='%s'\n" "${v%%=*}" "${v#*=}"; done >"$tmp/add/job/env"
 { cat "$dir/initrd" ${extra:+"$dir/initrd-extra"} && (cd "$tmp/add" && find . | cpio -o -H newc -R 0:0 --quiet); } >"$tmp/initrd"
 

@@ -144,6 +144,12 @@ func TestGuestTrim(t *testing.T) {
 	guestWith(t, h.work, 8*time.Minute, []string{"trim.sh"}, vars, "-x")
 }
 
+// Logical volumes as Cinder exports them: gateway and initiator in the guest.
+func TestGuestLVM(t *testing.T) {
+	needsAll(t)
+	guest(t, 8*time.Minute, []string{"lvm.sh"}, nil, "-x", "-f", blockgate)
+}
+
 // dm-multipath over two portal groups, under a load that verifies, while paths
 // go away and come back.
 func TestGuestMultipath(t *testing.T) {
