@@ -17,52 +17,45 @@ import (
 	"time"
 
 	"blockgate/backing"
-	"blockgate/backing/layer/delay"
+	"blockgate/backing/layer/fault"
 	"blockgate/iscsi"
 	"blockgate/iscsi/initiator"
 )
 
-// TestSlowStoreOverlaps: a store that takes a millisecond for each call serves
-// many commands of one connection at once. The runtime sleeps in whole
-// milliseconds when it has nothing else to do, which costs the deep queue a third;
-// a store of 5 ms shows 30 times.
-func TestSlowStoreOverlaps(t *testing.T) {
-	r := serve(t, options{stores: []backing.Store{delay.New(memory(t, 16<<20), delay.Config{Read: time.Millisecond, Write: time.Millisecond})}})
-	s := r.dial("a", nil)
-	checkIO(t, s, 0, 0)
-	rate := func(depth, each int) float64 {
-		var wg sync.WaitGroup
-		start := time.Now()
-		for d := range depth {
-			wg.Go(func() {
-				ctx, u, p := limited(t), s.Unit(0), make([]byte, 4096)
-				for i := range each {
-					if err := u.ReadBlocks(ctx, p, uint64(d*each+i)*8%4096, 8); err != nil {
-						t.Error(err)
-						return
-					}
+// TestCommandsOverlapInTheStore: the commands of one connection are in a slow store
+// all at once, not one after the other.
+func TestCommandsOverlapInTheStore(t *testing.T) {
+	const depth = 32
+	for name, write := range map[string]bool{"reads": false, "writes": true} {
+		t.Run(name, func(t *testing.T) {
+			st := fault.New(memory(t, 16<<20), 1)
+			st.Add(fault.Rule{Action: fault.Stick})
+			r := serve(t, options{stores: []backing.Store{st}})
+			defer st.Clear()
+			s := r.dial("a", nil)
+			if err := s.Unit(0).TestUnitReady(limited(t)); err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			for i := range depth {
+				wg.Add(1)
+				c := &initiator.Command{LUN: initiator.LUN(0), Done: func(*initiator.Command) { wg.Done() }}
+				if write {
+					c.CDB, c.Out = rw10(0x2a, uint32(i)*8, 8), make([]byte, 4096)
+				} else {
+					c.CDB, c.In = rw10(0x28, uint32(i)*8, 8), make([]byte, 4096)
 				}
-			})
-		}
-		wg.Wait()
-		return float64(depth*each) / time.Since(start).Seconds()
-	}
-	rate(32, 2) // warm
-	// The best of a few: the machine may be busy with something else.
-	best := 0.0
-	for range 4 {
-		one, many := rate(1, 60), rate(32, 60)
-		t.Logf("depth 1: %.0f/s, depth 32: %.0f/s, %.1f times", one, many, many/one)
-		if best = max(best, many/one); best >= 20 {
-			break
-		}
-	}
-	want := 15.0
-	if raceEnabled { // its processors are busy
-		want = 5
-	}
-	if best < want {
-		t.Errorf("depth 32 is only %.1f times as fast as depth 1", best)
+				if err := s.Submit(c); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := st.WaitHeld(limited(t), depth); err != nil {
+				t.Fatal(err)
+			}
+			st.Clear()
+			s.Close()
+			wg.Wait()
+		})
 	}
 }
 
@@ -101,7 +94,8 @@ func TestHungUnitDoesNotSlowItsNeighbour(t *testing.T) {
 	}
 	after := load()
 	t.Logf("500 reads: %v alone, %v beside a hung unit", before, after)
-	if after > 5*before+100*time.Millisecond {
+	// Far from what a busy machine does, and from a timeout as well.
+	if after > 10*before+time.Second {
 		t.Errorf("500 reads took %v, and %v beside a hung unit", before, after)
 	}
 	checkIO(t, s, 1, 8)
