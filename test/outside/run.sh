@@ -1,7 +1,7 @@
 #!/bin/bash
 # The outside tests in their longer forms.
 #   run.sh all     everything: make judge
-#   run.sh soak    kill -9 under load, again and again, for SOAK_SECONDS (3600): make soak
+#   run.sh soak    kill -9 under load, again and again, for SOAK_SECONDS (3600), at least 50 rounds: make soak
 # More arguments go to go test, for example -run TestGuest. BLOCKGATE_BIN names a binary to
 # test instead of one built here. The last line is "N passed, N failed[, N skipped]".
 set -u
