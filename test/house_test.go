@@ -22,6 +22,7 @@ var layers = []struct {
 	layer  int
 }{
 	{"internal/bufpool", 0},
+	{"internal/sendq", 0},
 	{"backing", 1},
 	{"scsi/sense", 1},
 	{"scsi/pr", 2},

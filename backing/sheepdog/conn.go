@@ -6,17 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"blockgate/backing/sheepdog/internal/wire"
+	"blockgate/internal/sendq"
 )
-
-// copyLimit is up to where a payload is copied into the buffer that is sent, and
-// not named in a vector: copying is cheaper than another iovec.
-const copyLimit = 16 << 10
 
 // errLost is of a request whose connection ended before its answer: nobody knows
 // whether it was done.
@@ -34,19 +29,23 @@ type call struct {
 
 	patience uint32 // ticks of the connection to wait for the answer
 	tick     uint32 // when it began
-	// holders are the reader and, while the payload is sent in place, the
-	// writer. Who leaves last ends the call: nothing touches out or in later.
-	holders atomic.Int32
-	done    chan struct{} // one element
+	// The ticket's holder besides the queue is the reader, or who fails the
+	// connection. It ends the call: nothing touches out or in later.
+	sendq.Ticket
 }
 
-func (c *call) leave() {
-	if c.holders.Add(-1) == 0 {
-		c.done <- struct{}{}
-	}
+// AppendHead implements sendq.Request.
+func (c *call) AppendHead(b []byte) []byte {
+	n := len(b)
+	b = append(b, make([]byte, wire.HeaderSize)...)
+	c.req.Put((*[wire.HeaderSize]byte)(b[n:]))
+	return b
 }
 
-var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+// Payload implements sendq.Request.
+func (c *call) Payload() []byte { return c.out }
+
+var calls = sync.Pool{New: func() any { return new(call) }}
 
 // conn is a connection on which requests are pipelined; answers come in any order.
 type conn struct {
@@ -60,23 +59,10 @@ type conn struct {
 	tick    uint32
 	err     error
 	timer   *time.Timer
-	queue   batch
-	spare   batch
-	sending bool
+
+	queue *sendq.Queue
 
 	gone chan struct{} // closed when the reader has ended
-}
-
-// batch is what is sent with one system call.
-type batch struct {
-	arena []byte      // headers and copied payloads
-	cuts  []cut       // payloads that go between them
-	vec   net.Buffers // made when sent
-}
-
-type cut struct {
-	at int // in the arena
-	c  *call
 }
 
 // ticks are how finely the time limit of answers is kept.
@@ -87,6 +73,7 @@ func newConn(nc net.Conn, gateway int, timeout time.Duration) *conn {
 		nc: nc, gateway: gateway, timeout: timeout,
 		pending: make(map[uint32]*call), gone: make(chan struct{}),
 	}
+	c.queue = sendq.New(nc, timeout, c.fail)
 	c.timer = time.AfterFunc(timeout/ticks, c.watch)
 	go c.read()
 	return c
@@ -97,24 +84,19 @@ func newConn(nc net.Conn, gateway int, timeout time.Duration) *conn {
 // or that of a sheep that breaks the protocol; then in has unspecified content.
 func (c *conn) do(x *call) error {
 	c.start(x)
-	<-x.done
+	x.Wait()
 	return x.err
 }
 
 func (c *conn) start(x *call) {
 	x.err = nil
 	x.n = 0
-	x.holders.Store(1)
-	byRef := len(x.out) > copyLimit
-	if byRef {
-		x.holders.Store(2)
-	}
+	x.Begin(x.out)
 	c.mu.Lock()
 	if c.err != nil {
 		x.err = c.err
 		c.mu.Unlock()
-		x.holders.Store(1)
-		x.leave()
+		x.Refuse()
 		return
 	}
 	c.nextID++
@@ -124,80 +106,8 @@ func (c *conn) start(x *call) {
 	x.req.ID, x.tick = c.nextID, c.tick
 	x.req.Length = uint32(max(len(x.out), len(x.in)))
 	c.pending[x.req.ID] = x
-	q := &c.queue
-	n := len(q.arena)
-	q.arena = append(q.arena, make([]byte, wire.HeaderSize)...)
-	x.req.Put((*[wire.HeaderSize]byte)(q.arena[n:]))
-	if byRef {
-		q.cuts = append(q.cuts, cut{len(q.arena), x})
-	} else {
-		q.arena = append(q.arena, x.out...)
-	}
-	if c.sending {
-		c.mu.Unlock()
-		return
-	}
-	c.sending = true
 	c.mu.Unlock()
-	// Whoever is about to send as well gets the chance to come along.
-	runtime.Gosched()
-	c.send()
-}
-
-// send sends what is queued until there is no more.
-func (c *conn) send() {
-	for {
-		c.mu.Lock()
-		if len(c.queue.arena) == 0 {
-			c.sending = false
-			c.mu.Unlock()
-			return
-		}
-		b := c.queue
-		c.queue = c.spare
-		c.spare = batch{}
-		err := c.err
-		c.mu.Unlock()
-		if err == nil {
-			if err = c.write(&b); err != nil {
-				c.fail(err)
-			}
-		}
-		for i := range b.cuts {
-			b.cuts[i].c.leave()
-			b.cuts[i].c = nil
-		}
-		b.arena, b.cuts = b.arena[:0], b.cuts[:0]
-		if cap(b.arena) > 1<<20 {
-			b.arena = nil
-		}
-		c.mu.Lock()
-		c.spare = b
-		c.mu.Unlock()
-	}
-}
-
-func (c *conn) write(b *batch) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-		return err
-	}
-	if len(b.cuts) == 0 {
-		_, err := c.nc.Write(b.arena)
-		return err
-	}
-	b.vec = b.vec[:0]
-	at := 0
-	for _, k := range b.cuts {
-		b.vec = append(b.vec, b.arena[at:k.at], k.c.out)
-		at = k.at
-	}
-	if at < len(b.arena) {
-		b.vec = append(b.vec, b.arena[at:])
-	}
-	vec := b.vec // WriteTo eats it
-	_, err := vec.WriteTo(c.nc)
-	clear(b.vec)
-	return err
+	c.queue.Send(x)
 }
 
 // read takes answers until the connection ends.
@@ -223,7 +133,7 @@ func (c *conn) read() {
 		if err != nil {
 			x.err = errLost
 		}
-		x.leave()
+		x.Leave()
 		if err != nil {
 			c.fail(err)
 			return
@@ -270,7 +180,7 @@ func (c *conn) fail(err error) {
 	c.nc.Close()
 	for _, x := range lost {
 		x.err = c.err
-		x.leave()
+		x.Leave()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"blockgate/backing/sheepdog/internal/wire"
+	"blockgate/internal/sendq"
 )
 
 // FuzzAnswers: whatever a sheep sends, requests on the connection end, with what
@@ -32,18 +33,18 @@ func FuzzAnswers(f *testing.F) {
 		go func() {
 			defer there.Close()
 			// The two requests come first, or the answers would not be theirs.
-			if _, err := io.ReadFull(there, make([]byte, 2*wire.HeaderSize+copyLimit+1)); err != nil {
+			if _, err := io.ReadFull(there, make([]byte, 2*wire.HeaderSize+sendq.CopyLimit+1)); err != nil {
 				return
 			}
 			_, _ = there.Write(stream)
 		}()
 		room := bytes.Repeat([]byte{0xaa}, 120)
-		read := &call{req: wire.Request{Op: wire.OpRead}, in: room[10:110:110], patience: ticks, done: make(chan struct{}, 1)}
-		write := &call{req: wire.Request{Op: wire.OpWrite, Flags: wire.FlagWrite}, out: make([]byte, copyLimit+1), patience: ticks, done: make(chan struct{}, 1)}
+		read := &call{req: wire.Request{Op: wire.OpRead}, in: room[10:110:110], patience: ticks}
+		write := &call{req: wire.Request{Op: wire.OpWrite, Flags: wire.FlagWrite}, out: make([]byte, sendq.CopyLimit+1), patience: ticks}
 		c.start(read)
 		c.start(write)
-		<-read.done
-		<-write.done
+		read.Wait()
+		write.Wait()
 		for _, x := range []*call{read, write} {
 			if x.err != nil && !errors.Is(x.err, errLost) {
 				t.Errorf("error %v", x.err)

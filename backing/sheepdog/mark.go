@@ -52,7 +52,7 @@ func (c *client) via(ctx context.Context) via {
 // via sends on this connection alone, and once.
 func (c *conn) via() via {
 	return func(req *wire.Request, out, in []byte) (wire.Response, int, error) {
-		x := &call{req: *req, out: out, in: in, patience: ticks, done: make(chan struct{}, 1)}
+		x := &call{req: *req, out: out, in: in, patience: ticks}
 		if err := c.do(x); err != nil {
 			return x.resp, 0, err
 		}

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
+
+	"blockgate/internal/sendq"
 )
 
 var (
@@ -20,9 +20,6 @@ var (
 	// carried out.
 	ErrUnanswered = errors.New("brpc: no answer by the deadline")
 )
-
-// copyLimit is up to where an attachment is copied into the buffer that is sent.
-const copyLimit = 16 << 10
 
 // maxAbandoned bounds the answers that a connection still expects for requests
 // nobody waits for any more.
@@ -53,18 +50,20 @@ type Call struct {
 	Text  string
 	Reply []byte
 
+	id      uint64
 	reading bool // the reader is filling In
-	// holders are the reader and, while Out is sent in place, the writer. Who
-	// leaves last ends the call: nothing touches Out or In later.
-	holders atomic.Int32
-	done    chan struct{} // one element
+	// The ticket's holder besides the queue is the reader, or who fails the
+	// connection. It ends the call: nothing touches Out or In later.
+	sendq.Ticket
 }
 
-func (x *Call) leave() {
-	if x.holders.Add(-1) == 0 {
-		x.done <- struct{}{}
-	}
+// AppendHead implements sendq.Request.
+func (x *Call) AppendHead(b []byte) []byte {
+	return AppendRequest(b, x.Service, x.Method, x.id, x.Msg, len(x.Out))
 }
+
+// Payload implements sendq.Request.
+func (x *Call) Payload() []byte { return x.Out }
 
 // Conn is a connection on which requests are pipelined; answers come in any order.
 // It is safe for concurrent use.
@@ -79,24 +78,11 @@ type Conn struct {
 	err       error
 	dirty     bool
 	timer     *time.Timer
-	queue     batch
-	spare     batch
-	sending   bool
+
+	queue *sendq.Queue
 
 	failed chan struct{} // closed when the connection is of no more use
 	gone   chan struct{} // closed when the reader has ended
-}
-
-// batch is what is sent with one system call.
-type batch struct {
-	arena []byte // heads and copied attachments
-	cuts  []cut  // attachments that go between them
-	vec   net.Buffers
-}
-
-type cut struct {
-	at int // in the arena
-	x  *Call
 }
 
 // NewConn takes over a connection. tick is how finely deadlines are kept.
@@ -105,6 +91,9 @@ func NewConn(nc net.Conn, tick time.Duration) *Conn {
 		nc: nc, tick: tick, pending: make(map[uint64]*Call), abandoned: make(map[uint64]struct{}),
 		failed: make(chan struct{}), gone: make(chan struct{}),
 	}
+	// A peer that does not read is bounded by the requests' deadlines, which end
+	// the connection.
+	c.queue = sendq.New(nc, 0, c.Fail)
 	// The timer's function needs mu, so it finds the field set.
 	c.mu.Lock()
 	c.timer = time.AfterFunc(tick, c.watch)
@@ -132,97 +121,25 @@ func (c *Conn) Err() error {
 
 // Do sends a request and waits for its answer, the deadline or the connection's end.
 func (c *Conn) Do(x *Call) {
-	if x.done == nil {
-		x.done = make(chan struct{}, 1)
-	}
 	c.start(x)
-	<-x.done
+	x.Wait()
 }
 
 func (c *Conn) start(x *Call) {
 	x.Err, x.N, x.Code, x.Text, x.Reply, x.reading = nil, 0, 0, "", x.Reply[:0], false
-	byRef := len(x.Out) > copyLimit
-	x.holders.Store(1)
-	if byRef {
-		x.holders.Store(2)
-	}
+	x.Begin(x.Out)
 	c.mu.Lock()
 	if c.err != nil {
 		x.Err = c.err
 		c.mu.Unlock()
-		x.holders.Store(1)
-		x.leave()
+		x.Refuse()
 		return
 	}
 	c.nextID++
-	id := c.nextID
-	c.pending[id] = x
-	q := &c.queue
-	q.arena = AppendRequest(q.arena, x.Service, x.Method, id, x.Msg, len(x.Out))
-	if byRef {
-		q.cuts = append(q.cuts, cut{len(q.arena), x})
-	} else {
-		q.arena = append(q.arena, x.Out...)
-	}
-	if c.sending {
-		c.mu.Unlock()
-		return
-	}
-	c.sending = true
+	x.id = c.nextID
+	c.pending[x.id] = x
 	c.mu.Unlock()
-	// Whoever is about to send as well gets the chance to come along.
-	runtime.Gosched()
-	c.send()
-}
-
-// send sends what is queued until there is no more.
-func (c *Conn) send() {
-	c.mu.Lock()
-	for len(c.queue.arena) > 0 {
-		b := c.queue
-		c.queue, c.spare = c.spare, batch{}
-		err := c.err
-		c.mu.Unlock()
-		if err == nil {
-			if err = c.write(&b); err != nil {
-				c.Fail(err)
-			}
-		}
-		for i := range b.cuts {
-			b.cuts[i].x.leave()
-			b.cuts[i].x = nil
-		}
-		b.arena, b.cuts = b.arena[:0], b.cuts[:0]
-		if cap(b.arena) > 1<<20 {
-			b.arena = nil
-		}
-		c.mu.Lock()
-		c.spare = b
-	}
-	c.sending = false
-	c.mu.Unlock()
-}
-
-// write may block for as long as the peer does not read; the requests' deadlines
-// end that by closing the connection.
-func (c *Conn) write(b *batch) error {
-	if len(b.cuts) == 0 {
-		_, err := c.nc.Write(b.arena)
-		return err
-	}
-	b.vec = b.vec[:0]
-	at := 0
-	for _, k := range b.cuts {
-		b.vec = append(b.vec, b.arena[at:k.at], k.x.Out)
-		at = k.at
-	}
-	if at < len(b.arena) {
-		b.vec = append(b.vec, b.arena[at:])
-	}
-	vec := b.vec // WriteTo eats it
-	_, err := vec.WriteTo(c.nc)
-	clear(b.vec)
-	return err
+	c.queue.Send(x)
 }
 
 // read takes answers until the connection ends.
@@ -289,7 +206,7 @@ func (c *Conn) answer(r *bufio.Reader) error {
 		c.dirty = c.dirty || x.Changes
 	}
 	c.mu.Unlock()
-	x.leave()
+	x.Leave()
 	return err
 }
 
@@ -350,7 +267,7 @@ func (c *Conn) fail(why error, late map[*Call]bool) []*Call {
 
 func (c *Conn) end(lost []*Call) {
 	for _, x := range lost {
-		x.leave()
+		x.Leave()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
