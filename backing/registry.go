@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // OpenOptions says how a store is opened.
@@ -21,6 +22,10 @@ type OpenOptions struct {
 	// Exclusive takes a lock that keeps a second gateway (or a second open by
 	// this one) from writing to the same store; ErrBusy if it is taken.
 	Exclusive bool
+	// Stall is how long a call may wait for an engine that does not answer before
+	// it fails. 0 is the engine's default, negative for ever. Engines that are
+	// not reached over anything ignore it.
+	Stall time.Duration
 }
 
 // An Opener opens one engine's stores. rest is the URL after "scheme:".
