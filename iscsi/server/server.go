@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockgate/internal/conndrive"
 	"blockgate/iscsi"
 	"blockgate/scsi/sense"
 )
@@ -131,7 +132,7 @@ func (s *Server) Serve(ln net.Listener, group uint16) error {
 				return ErrClosed
 			}
 			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() || isTooManyFiles(err) {
+			if errors.As(err, &ne) && ne.Timeout() || conndrive.OutOfFiles(err) {
 				// Out of file descriptors: wait for connections to go.
 				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 				s.log.Error("iscsi: accept failed, waiting", "portal", ln.Addr(), "err", err, "wait", pause)

@@ -1,0 +1,110 @@
+package conndrive
+
+import (
+	"io"
+	"syscall"
+
+	"blockgate/internal/bufpool"
+)
+
+// input is the part of the stream that is read and not consumed.
+type input struct {
+	buf      *bufpool.Buf // nil: nothing is unread
+	r, w     int          // buf.B[r:w] is unread
+	readable func(fd uintptr) bool
+	n        int
+	err      error
+}
+
+func (in *input) unread() []byte {
+	if in.buf == nil {
+		return nil
+	}
+	return in.buf.B[in.r:in.w]
+}
+
+// room readies a buffer of the size with the unread bytes at its front.
+func (in *input) room(size int) {
+	if in.buf == nil || len(in.buf.B) < size {
+		in.move(bufpool.Get(size))
+		return
+	}
+	if in.r > 0 {
+		in.w = copy(in.buf.B, in.buf.B[in.r:in.w])
+		in.r = 0
+	}
+}
+
+// move changes the buffer; the unread bytes go along.
+func (in *input) move(b *bufpool.Buf) {
+	n := copy(b.B, in.unread())
+	bufpool.Put(in.buf)
+	in.buf, in.r, in.w = b, 0, n
+}
+
+// shrink gives the buffer back while there is nothing to read. Part of a piece,
+// of which the rest may never come, stays in a buffer of its size.
+func (in *input) shrink() {
+	switch n := in.w - in.r; {
+	case n == 0:
+		in.free()
+	case bufpool.Size(n) < len(in.buf.B):
+		in.move(bufpool.Get(n))
+	}
+}
+
+func (in *input) free() {
+	bufpool.Put(in.buf)
+	in.buf, in.r, in.w = nil, 0, 0
+}
+
+// fill waits for input and takes what there is. While it waits on a socket with
+// nothing unread the connection holds no buffer.
+func (c *Conn) fill() error {
+	if c.raw != nil {
+		return c.fillFromSocket()
+	}
+	in := &c.in
+	in.room(plainRead)
+	n, err := c.nc.Read(in.buf.B[in.w:])
+	in.w += n
+	if n > 0 {
+		return nil // the error comes again
+	}
+	return err
+}
+
+func (c *Conn) fillFromSocket() error {
+	in := &c.in
+	if in.readable == nil {
+		in.readable = in.readNow
+	}
+	if err := c.raw.Read(in.readable); err != nil {
+		return err
+	}
+	if in.err != nil {
+		return in.err
+	}
+	if in.n == 0 {
+		return io.EOF
+	}
+	in.w += in.n
+	return nil
+}
+
+// readNow takes what is there. It reports false when there is nothing.
+func (in *input) readNow(fd uintptr) bool {
+	in.room(socketRead)
+	for {
+		n, err := syscall.Read(int(fd), in.buf.B[in.w:])
+		if err == syscall.EINTR {
+			continue
+		}
+		if err == syscall.EAGAIN {
+			in.shrink()
+			return false
+		}
+		in.n, in.err = n, err
+		return true
+	}
+}

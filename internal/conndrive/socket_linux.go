@@ -1,0 +1,47 @@
+package conndrive
+
+import (
+	"errors"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetCongestion chooses the congestion control of a TCP connection; other
+// connections are left alone, and a name that the kernel does not offer leaves its
+// default. Some kernels default to one that paces loopback and local networks
+// with timers (bbr), which costs more than half of the bandwidth there.
+func SetCongestion(nc net.Conn, name string) {
+	c, ok := nc.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+	})
+}
+
+// takenBytes is a number that changes when the other end takes something: of TCP,
+// how much the peer's system has acknowledged, which it does not once its
+// buffer is full; of a Unix socket, how much is not read yet.
+func takenBytes(raw syscall.RawConn) (n uint64, ok bool) {
+	err := raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n, ok = info.Bytes_acked, true
+		} else if q, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
+			n, ok = uint64(q), true
+		}
+	})
+	return n, ok && err == nil
+}
+
+// OutOfFiles reports that accept failed for want of something that comes back by
+// itself: file descriptors, or memory.
+func OutOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
