@@ -33,6 +33,7 @@ var layers = []struct {
 	{"iscsi/server", 7},
 	{"iscsi/initiator", 7},
 	{"nbd/server", 7},
+	{"backing/plugin/side", 8}, // the plugin process: serves a store by NBD
 	{"internal/state", 7},
 	{"gateway", 8},
 	{"internal/declare", 8},

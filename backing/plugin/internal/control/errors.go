@@ -1,0 +1,69 @@
+package control
+
+import (
+	"context"
+	"errors"
+
+	"blockgate/backing"
+)
+
+// Error is an error of the other side: what kind, and its text.
+type Error struct {
+	Kind string `json:"kind,omitempty"`
+	Text string `json:"text"`
+}
+
+// MaxError is how much of an error's text is sent, in bytes.
+const MaxError = 4 << 10
+
+func kinds() []struct {
+	name string
+	err  error
+} {
+	return []struct {
+		name string
+		err  error
+	}{
+		{"read-only", backing.ErrReadOnly},
+		{"out-of-range", backing.ErrOutOfRange},
+		{"no-space", backing.ErrNoSpace},
+		{"closed", backing.ErrClosed},
+		{"failed", backing.ErrFailed},
+		{"not-supported", backing.ErrNotSupported},
+		{"not-exist", backing.ErrNotExist},
+		{"busy", backing.ErrBusy},
+		{"exist", backing.ErrExist},
+		{"deadline", context.DeadlineExceeded},
+		{"canceled", context.Canceled},
+	}
+}
+
+// ErrorOf makes what is sent of an error; nil of none.
+func ErrorOf(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	e := &Error{Text: err.Error()}
+	if len(e.Text) > MaxError {
+		e.Text = e.Text[:MaxError] + "…"
+	}
+	for _, k := range kinds() {
+		if errors.Is(err, k.err) {
+			e.Kind = k.name
+			break
+		}
+	}
+	return e
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Unwrap is the error of package backing or context that the other side had.
+func (e *Error) Unwrap() error {
+	for _, k := range kinds() {
+		if e.Kind == k.name {
+			return k.err
+		}
+	}
+	return nil
+}
