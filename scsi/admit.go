@@ -75,6 +75,10 @@ func (t *Task) check(i *itl, u *Unit) (sense.Sense, Status) {
 	if flags&(unitOffline|unitEjected) != 0 && row.needsMedium() {
 		return u.notReady(flags), CheckCondition
 	}
+	// Reservations made now would be made of a unit that is about to be replaced.
+	if flags&unitPending != 0 && !row.runsIn(Unavailable) {
+		return u.notReady(flags), CheckCondition
+	}
 	if s, ok := row.checkCDB(t.CDB); !ok {
 		return s, CheckCondition
 	}
@@ -109,6 +113,9 @@ func (c *Command) needsMedium() bool {
 }
 
 func (u *Unit) notReady(flags uint32) sense.Sense {
+	if flags&unitPending != 0 {
+		return sense.NotReadyBecoming()
+	}
 	if flags&unitEjected != 0 || u.cfg.Load().Removable {
 		return sense.MediumNotPresent()
 	}

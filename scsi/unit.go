@@ -80,12 +80,16 @@ type UnitConfig struct {
 	// ReadOnly write-protects the unit. Multimedia is read-only and removable
 	// whatever is said here.
 	ReadOnly, Removable, Offline bool
-	WriteCache                   bool // WCE of the caching mode page, until MODE SELECT changes it
-	Provisioning                 Provisioning
-	RotationRate                 int  // VPD B1h: rpm, 1 not rotating, 0 from the store
-	OptimalGranularity           int  // blocks, 0: physical block
-	OptimalLength                int  // blocks, 0: from the store
-	DescriptorSense              bool // D_SENSE of the control mode page, until MODE SELECT changes it
+	// Pending says that the store is still to come: the unit is there with its
+	// identity, and all but the commands that an unavailable port answers get NOT
+	// READY, becoming ready, which hosts try again. It ends with the Unit.
+	Pending            bool
+	WriteCache         bool // WCE of the caching mode page, until MODE SELECT changes it
+	Provisioning       Provisioning
+	RotationRate       int  // VPD B1h: rpm, 1 not rotating, 0 from the store
+	OptimalGranularity int  // blocks, 0: physical block
+	OptimalLength      int  // blocks, 0: from the store
+	DescriptorSense    bool // D_SENSE of the control mode page, until MODE SELECT changes it
 
 	Workers     int   // goroutines that may wait for the store; 0 means 64
 	MaxTransfer int64 // bytes of one command; 0 means 16 MiB
@@ -120,6 +124,7 @@ const (
 	unitSanitizeFree   // EXIT FAILURE MODE is allowed after it (AUSE)
 	unitCannotFill     // the store has not the space for all blocks
 	unitThresholds     // provisioning thresholds are armed
+	unitPending        // the store is still to come; unitOffline is set too
 )
 
 // maxPhysicalExp is the largest LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT.
@@ -234,7 +239,8 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 	}
 	u.setFlag(unitCannotFill, !u.roomForAll(ctx))
 	u.cfg.Store(&cfg)
-	u.setFlag(unitOffline, cfg.Offline)
+	u.setFlag(unitOffline, cfg.Offline || cfg.Pending)
+	u.setFlag(unitPending, cfg.Pending)
 	u.setFlag(unitReadOnly, cfg.ReadOnly || u.info.ReadOnly)
 	u.mode = defaultModePages(u)
 	u.applyModeLocked()
@@ -363,7 +369,7 @@ func (u *Unit) Update(edit func(*UnitConfig)) error {
 	edit(&c)
 	c.Type, c.Store, c.BlockSize, c.PhysicalBlock, c.LowestAligned = old.Type, old.Store, old.BlockSize, old.PhysicalBlock, old.LowestAligned
 	c.Workers, c.MaxTransfer, c.Logger, c.Reservations, c.Copies = old.Workers, old.MaxTransfer, old.Logger, old.Reservations, old.Copies
-	c.Sanitize, c.OverwriteRate = old.Sanitize, old.OverwriteRate
+	c.Sanitize, c.OverwriteRate, c.Pending = old.Sanitize, old.OverwriteRate, old.Pending
 	c.WriteCache, c.DescriptorSense = old.WriteCache, old.DescriptorSense
 	if err := checkUnit(&c); err != nil {
 		return fmt.Errorf("scsi: unit %s: %w", old.Serial, err)
@@ -404,7 +410,7 @@ func (u *Unit) storeConfigLocked(c *UnitConfig) {
 			u.raiseLocked(attnMediumChanged, nil)
 		}
 	}
-	u.setFlag(unitOffline, c.Offline)
+	u.setFlag(unitOffline, c.Offline || c.Pending)
 	u.setFlag(unitReadOnly, c.ReadOnly || u.info.ReadOnly)
 }
 
