@@ -25,6 +25,7 @@ import (
 // options are the command line's.
 type options struct {
 	binary     string // blockgate
+	other      string // another one, to compare it with
 	size       int64  // bytes of the disk
 	rounds     int
 	duration   time.Duration // of one run
@@ -90,6 +91,7 @@ func parse(args []string) (*options, error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var size, quick = 4096, false
 	f.StringVar(&o.binary, "blockgate", "bin/blockgate", "the binary to measure")
+	f.StringVar(&o.other, "other", "", "another blockgate binary to measure beside it: targets other-file, other-ram")
 	f.IntVar(&size, "size", size, "MiB of the disk; twice that and 1 GiB must be free")
 	f.IntVar(&o.rounds, "rounds", 3, "rounds; figures are medians over them")
 	f.DurationVar(&o.duration, "duration", 3*time.Second, "of one run, up to a minute")

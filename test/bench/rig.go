@@ -24,6 +24,7 @@ import (
 // that are up.
 type rig struct {
 	binary  string // blockgate
+	other   string // another one; may be empty
 	self    string // this program
 	dir     string
 	disk    string
@@ -39,6 +40,14 @@ func newRig(o *options) (r *rig, err error) {
 	if _, err = os.Stat(r.binary); err != nil {
 		return nil, fmt.Errorf("%w; make build makes it", err)
 	}
+	if o.other != "" {
+		if r.other, err = filepath.Abs(o.other); err != nil {
+			return nil, err
+		}
+		if _, err = os.Stat(r.other); err != nil {
+			return nil, err
+		}
+	}
 	if r.self, err = os.Executable(); err != nil {
 		return nil, err
 	}
@@ -47,23 +56,33 @@ func newRig(o *options) (r *rig, err error) {
 		return nil, err
 	}
 	// The file, the RAM store and room to work.
-	if want := 2*o.size + 1<<30; have < want {
+	want := 2*o.size + 1<<30
+	if o.other != "" {
+		want += 2 * o.size
+	}
+	if have < want {
 		return nil, fmt.Errorf("it takes %d MiB of memory, and %d are free: choose a smaller -size", want>>20, have>>20)
 	}
 	if r.dir, err = os.MkdirTemp("/dev/shm", "blockgate-bench-"); err != nil {
 		return nil, err
 	}
 	r.disk = filepath.Join(r.dir, "disk.img")
-	if err := r.makeDisk(); err != nil {
+	err = r.makeDisk(r.disk)
+	if err == nil && r.other != "" {
+		err = r.makeDisk(r.otherDisk()) // Blockgate locks the file that it serves
+	}
+	if err != nil {
 		os.RemoveAll(r.dir)
 		return nil, err
 	}
 	return r, nil
 }
 
+func (r *rig) otherDisk() string { return filepath.Join(r.dir, "other.img") }
+
 // makeDisk writes all of it: a hole would be read faster than data.
-func (r *rig) makeDisk() error {
-	f, err := os.OpenFile(r.disk, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+func (r *rig) makeDisk(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -22,12 +22,13 @@ type target struct {
 	Name  string
 	About string
 	needs []string // commands
+	asked bool     // only if it is asked for by name
 	start func(ctx context.Context, r *rig, s *server) error
 	load  func(r *rig, s *server, w workload, d time.Duration) []string // the client's command line
 }
 
 func (t target) name() string    { return t.Name }
-func (t target) byDefault() bool { return true }
+func (t target) byDefault() bool { return !t.asked }
 
 var targets = []target{
 	{Name: tgtdRdwr, About: "tgtd, --bstype rdwr", needs: []string{"tgtd", "tgtadm"}, start: startTgtd("rdwr"), load: iscsiLoad},
@@ -35,6 +36,8 @@ var targets = []target{
 	{Name: istgt, About: "istgt", needs: []string{"istgt"}, start: startIstgt, load: iscsiLoad},
 	{Name: ourFile, About: "blockgate serve, the same file", start: startBlockgate(ourFile), load: iscsiLoad},
 	{Name: ourRAM, About: "blockgate serve, a RAM store", start: startBlockgate(ourRAM), load: iscsiLoad},
+	{Name: otherFile, About: "the binary of -other, the same file", asked: true, start: startBlockgate(otherFile), load: iscsiLoad},
+	{Name: otherRAM, About: "the binary of -other, a RAM store", asked: true, start: startBlockgate(otherRAM), load: iscsiLoad},
 	{Name: limitFile, About: "no protocol, pread and pwrite of the same file", start: startLimit(limit.File), load: limitLoadCommand},
 	{Name: limitMemory, About: "no protocol, the same file mapped", start: startLimit(limit.Memory), load: limitLoadCommand},
 }
@@ -123,16 +126,22 @@ LUN0 Storage %[6]s %[7]dMB
 
 func startBlockgate(name string) func(context.Context, *rig, *server) error {
 	return func(ctx context.Context, r *rig, s *server) error {
-		store := r.disk
-		if name == ourRAM {
+		binary, store := r.binary, r.disk
+		if name == otherFile || name == otherRAM {
+			if binary, store = r.other, r.otherDisk(); binary == "" {
+				return errors.New("-other names its binary")
+			}
+		}
+		ram := name == ourRAM || name == otherRAM
+		if ram {
 			store = fmt.Sprintf("ram:%dM", r.size>>20)
 		}
 		iqn := iqnPrefix + s.name
 		s.url = "iscsi://" + s.addr() + "/" + iqn + "/0"
-		if err := s.run(ctx, r.binary, "serve", store, "--listen", s.addr(), "--name", iqn, "--socket", filepath.Join(r.dir, s.name+".sock")); err != nil {
+		if err := s.run(ctx, binary, "serve", store, "--listen", s.addr(), "--name", iqn, "--socket", filepath.Join(r.dir, s.name+".sock")); err != nil {
 			return err
 		}
-		if name == ourRAM {
+		if ram {
 			return r.fill(ctx, s)
 		}
 		return nil

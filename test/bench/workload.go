@@ -83,6 +83,8 @@ const (
 	istgt       = "istgt"
 	ourFile     = "blockgate-file"
 	ourRAM      = "blockgate-ram"
+	otherFile   = "other-file"
+	otherRAM    = "other-ram"
 	limitFile   = "limit-file"
 	limitMemory = "limit-memory"
 )
