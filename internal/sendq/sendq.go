@@ -66,6 +66,10 @@ func (t *Ticket) Leave() {
 // Wait waits until every holder has left.
 func (t *Ticket) Wait() { <-t.done }
 
+// Done is what Wait receives from, once for each Begin, for a select: who has
+// received must not Wait.
+func (t *Ticket) Done() <-chan struct{} { return t.done }
+
 // Queue sends requests in the order of the calls of Send. It is safe for
 // concurrent use.
 type Queue struct {
