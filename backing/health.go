@@ -1,6 +1,13 @@
 package backing
 
-import "time"
+import (
+	"errors"
+	"time"
+)
+
+// ErrStalled: a call gave up waiting for an engine that does not answer (see
+// OpenOptions.Stall). Whether a write was done is not known.
+var ErrStalled = errors.New("the engine does not answer")
 
 // State is how a store fares.
 type State uint8
@@ -53,4 +60,32 @@ const (
 // is not running any more; it must not be called from fn.
 type Notifier interface {
 	Notify(fn func(Change)) (stop func())
+}
+
+// Staller is implemented by stores whose limit of waiting (OpenOptions.Stall) can
+// be changed while they are open. It holds for calls that begin later, and may for
+// those that wait.
+type Staller interface{ SetStall(limit time.Duration) }
+
+// HealthOf is the store's Health; a store that tells nothing is Healthy.
+func HealthOf(s Store) Health {
+	if h, ok := s.(Healther); ok {
+		return h.Health()
+	}
+	return Health{}
+}
+
+// NotifyOf is the store's Notify. A store that notices nothing never calls fn.
+func NotifyOf(s Store, fn func(Change)) (stop func()) {
+	if n, ok := s.(Notifier); ok {
+		return n.Notify(fn)
+	}
+	return func() {}
+}
+
+// SetStall is the store's SetStall; a store that has none keeps its limit.
+func SetStall(s Store, limit time.Duration) {
+	if t, ok := s.(Staller); ok {
+		t.SetStall(limit)
+	}
 }

@@ -5,6 +5,7 @@ package base
 
 import (
 	"context"
+	"time"
 
 	"blockgate/backing"
 )
@@ -124,6 +125,15 @@ func (s *Store) Prompt() bool { return s.prompt }
 
 // Info is as below.
 func (s *Store) Info() backing.Info { return backing.InfoOf(s.lower) }
+
+// Health is as below.
+func (s *Store) Health() backing.Health { return backing.HealthOf(s.lower) }
+
+// Notify forwards.
+func (s *Store) Notify(fn func(backing.Change)) (stop func()) { return backing.NotifyOf(s.lower, fn) }
+
+// SetStall forwards; a store below that has no such limit ignores it.
+func (s *Store) SetStall(limit time.Duration) { backing.SetStall(s.lower, limit) }
 
 // Size is as below.
 func (s *Store) Size() int64 { return s.lower.Size() }

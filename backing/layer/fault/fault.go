@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"blockgate/backing"
 	"blockgate/backing/layer/base"
@@ -35,6 +36,8 @@ type Store struct {
 	held    int
 	changed chan struct{} // closed when held changes, then made anew
 	failed  error
+
+	failedAt time.Time
 }
 
 type armed struct {
@@ -102,6 +105,17 @@ func FromParams(lower backing.Store, params map[string]string) (*Store, error) {
 		}
 	}
 	return New(lower, seed, rules...), nil
+}
+
+// Health is Failed once a flush has failed here, and else as below.
+func (s *Store) Health() backing.Health {
+	s.mu.Lock()
+	failed, at := s.failed, s.failedAt
+	s.mu.Unlock()
+	if failed != nil {
+		return backing.Health{State: backing.Failed, Since: at, Reason: "injected: " + failed.Error()}
+	}
+	return s.Store.Health()
 }
 
 // Add appends a rule and returns its number for Remove.
@@ -223,7 +237,7 @@ func (s *Store) before(ctx context.Context, c base.Call) error {
 	if c.Op == base.Flush || c.FUA && !errors.Is(r.Err, backing.ErrNoSpace) {
 		s.mu.Lock()
 		if s.failed == nil {
-			s.failed = r.Err
+			s.failed, s.failedAt = r.Err, time.Now()
 		}
 		s.mu.Unlock()
 		if c.Op == base.Flush {
