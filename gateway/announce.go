@@ -26,3 +26,17 @@ func (g *Gateway) announceSize(volume string) {
 		g.srv.Announce(m.target.name, scsi.FormatLUN(m.lun), sense.CapacityChanged())
 	}
 }
+
+// announceUnit tells the sessions of the targets that have the volume as a LUN that
+// there is another unit now. Gateway.mu must not be held.
+func (g *Gateway) announceUnit(volume string) {
+	g.mu.RLock()
+	var maps []mapping
+	if v := g.volumes[volume]; v != nil {
+		maps = append(maps, v.maps...)
+	}
+	g.mu.RUnlock()
+	for _, m := range maps {
+		g.announceLUNs(m.target.name)
+	}
+}

@@ -57,6 +57,8 @@ type Config struct {
 	LoginTimeout time.Duration
 	// OpenTimeout and CloseTimeout bound how long a call waits for a store.
 	OpenTimeout, CloseTimeout time.Duration
+	// SnapshotTimeout bounds how long a snapshot or clone may take to be made.
+	SnapshotTimeout time.Duration
 }
 
 // Gateway is a running system. All methods are safe for concurrent use.
@@ -95,6 +97,9 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if cfg.CloseTimeout <= 0 {
 		cfg.CloseTimeout = DefaultCloseTimeout
+	}
+	if cfg.SnapshotTimeout <= 0 {
+		cfg.SnapshotTimeout = DefaultSnapshotTimeout
 	}
 	if cfg.Memory < 0 || cfg.LoginTimeout < 0 {
 		return nil, errors.New("gateway: negative memory or login timeout")

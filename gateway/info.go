@@ -16,6 +16,7 @@ type VolumeInfo struct {
 	Size                                                  int64 // bytes; 0 without medium
 	BlockSize                                             int   // bytes
 	ReadOnly, Offline, Thin, Busy, WriteProtected, Locked bool  // Locked: an initiator prevents removal
+	Pending                                               bool  // its store is still to come; see AddPending
 	Stats                                                 scsi.UnitStats
 }
 
@@ -62,7 +63,8 @@ func (v *volume) info() VolumeInfo {
 	i.ReadOnly = c.ReadOnly || i.Store.ReadOnly
 	_, discards := backing.As[backing.Discarder](v.store)
 	i.Thin = discards && c.Provisioning != scsi.ProvisioningFull
-	if _, none := v.store.(noMedium); none {
+	i.Pending = v.pending()
+	if _, none := v.store.(noMedium); none || i.Pending {
 		i.Size, i.ReadOnly, i.Store = 0, c.ReadOnly, backing.Info{}
 	}
 	return i

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"sync"
 
 	"blockgate/backing"
 	"blockgate/backing/layer"
@@ -58,6 +59,11 @@ type volume struct {
 	store backing.Store
 	unit  *scsi.Unit
 	maps  []mapping // where it is a LUN
+	// calls are those of the store beside the unit's. They begin with Gateway.mu
+	// held, while the volume has this store.
+	calls *sync.WaitGroup
+	// opening, of a pending volume, is who opens its store now.
+	opening *opening
 }
 
 type mapping struct {
@@ -123,7 +129,7 @@ func (g *Gateway) start(ctx context.Context, v *volume) error {
 		return err
 	}
 	g.mu.Lock()
-	v.store, v.unit = store, unit
+	v.store, v.unit, v.calls = store, unit, new(sync.WaitGroup)
 	g.mu.Unlock()
 	return nil
 }
@@ -133,6 +139,9 @@ func (g *Gateway) newUnit(cfg VolumeConfig, store backing.Store) (*scsi.Unit, er
 	u.Store, u.Logger, u.Copies = store, g.log.With("volume", cfg.Name), g.copies
 	if u.BlockSize == 0 {
 		u.BlockSize = 512
+	}
+	if _, is := store.(pendingStore); is {
+		u.Pending, u.Sanitize, u.Copies = true, nil, nil
 	}
 	if _, none := store.(noMedium); none {
 		u.Offline = true
@@ -241,15 +250,24 @@ func identify(u *scsi.UnitConfig) {
 // goes on; otherwise the unit, and the store if it is opened differently, is
 // replaced under its LUNs. If that fails the volume is as it was, unless the
 // old store cannot be opened again either: the error then says so and the
-// volume is gone.
+// volume is pending (see AddPending). Of a pending volume the store is opened.
 func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
-	g.mu.Lock()
-	v := g.volumes[cfg.Name]
-	if v == nil || v.unit == nil {
+	v, err := g.settled(ctx, cfg.Name)
+	if err != nil {
 		g.mu.Unlock()
-		return fmt.Errorf("volume %q: %w", cfg.Name, ErrNotFound)
+		return err
 	}
 	old := *v
+	if old.pending() {
+		var o *opening
+		ctx, o = v.beginOpening(ctx)
+		defer func() {
+			g.mu.Lock()
+			v.opening = nil
+			g.mu.Unlock()
+			o.end()
+		}()
+	}
 	g.mu.Unlock()
 	if cfg.Unit.NAA == ([16]byte{}) {
 		cfg.Unit.NAA = old.cfg.Unit.NAA
@@ -258,7 +276,7 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 		cfg.Unit.Serial = old.cfg.Unit.Serial
 	}
 	identify(&cfg.Unit)
-	if !storeDiffers(old.cfg, cfg) && !unitDiffers(old.cfg.Unit, cfg.Unit) {
+	if !old.pending() && !storeDiffers(old.cfg, cfg) && !unitDiffers(old.cfg.Unit, cfg.Unit) {
 		err := old.unit.Update(func(u *scsi.UnitConfig) {
 			n := cfg.Unit
 			u.Vendor, u.Product, u.Revision, u.Serial, u.T10ID, u.NAA = n.Vendor, n.Product, n.Revision, n.Serial, n.T10ID, n.NAA
@@ -277,7 +295,7 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 		return nil
 	}
 	next := &volume{cfg: cfg}
-	if cfg.URL != old.cfg.URL || cfg.Store != nil && cfg.Store != old.cfg.Store {
+	if old.pending() || cfg.URL != old.cfg.URL || cfg.Store != nil && cfg.Store != old.cfg.Store {
 		if err := g.start(ctx, next); err != nil {
 			return err
 		}
@@ -292,6 +310,9 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 		back := &volume{cfg: old.cfg}
 		back.cfg.Create = false
 		if again := g.start(ctx, back); again != nil {
+			if none := g.standIn(back); none == nil {
+				g.swap(v, back)
+			}
 			return errors.Join(err, again)
 		}
 		g.swap(v, back)
@@ -317,7 +338,11 @@ func unitDiffers(a, b scsi.UnitConfig) bool {
 func (g *Gateway) swap(v, next *volume) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	v.cfg, v.store, v.unit = next.cfg, next.store, next.unit
+	g.swapLocked(v, next)
+}
+
+func (g *Gateway) swapLocked(v, next *volume) {
+	v.cfg, v.store, v.unit, v.calls = next.cfg, next.store, next.unit, next.calls
 	for _, m := range v.maps {
 		if err := m.target.dev.SetUnit(m.lun, v.unit); err != nil {
 			g.log.Error("gateway: LUN lost", "target", m.target.name, "lun", m.lun, "err", err)
@@ -340,6 +365,9 @@ func (g *Gateway) RemoveVolume(ctx context.Context, name string) error {
 		return fmt.Errorf("volume %q: %w as LUN %d of %q", name, ErrInUse, m.lun, m.target.name)
 	}
 	delete(g.volumes, name)
+	if v.opening != nil {
+		v.opening.cancel()
+	}
 	g.mu.Unlock()
 	return g.retireWithin(ctx, v)
 }
@@ -370,6 +398,7 @@ func (g *Gateway) retire(ctx context.Context, v *volume) error {
 		if stuck != nil {
 			unit.Close(context.Background())
 		}
+		v.calls.Wait()
 		err := store.Close()
 		g.mu.Lock()
 		delete(g.lingering, v)
@@ -436,8 +465,9 @@ func (g *Gateway) sized(ctx context.Context, name string, f func(context.Context
 	g.mu.RLock()
 	v := g.volumes[name]
 	var cur volume
-	if v != nil {
+	if v != nil && v.unit != nil && !v.pending() {
 		cur = *v
+		cur.calls.Add(1)
 	}
 	g.mu.RUnlock()
 	if cur.unit == nil {
@@ -446,7 +476,10 @@ func (g *Gateway) sized(ctx context.Context, name string, f func(context.Context
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.OpenTimeout)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- f(ctx, &cur) }()
+	go func() {
+		defer cur.calls.Done()
+		done <- f(ctx, &cur)
+	}()
 	select {
 	case err := <-done:
 		if err != nil {
