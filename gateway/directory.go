@@ -40,6 +40,9 @@ func (d directory) Target(name string, p iscsi.Peer) (*iscsi.Access, iscsi.Login
 		}
 		return a, iscsi.LoginMovedTemporarily
 	}
+	if c.RedirectTo != nil {
+		a.RedirectTo = func() (string, bool, error) { return c.RedirectTo(p) }
+	}
 	return a, iscsi.LoginOK
 }
 

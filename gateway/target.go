@@ -40,6 +40,9 @@ type TargetConfig struct {
 	// Redirect, if set, sends every login there: "address:port".
 	Redirect          string
 	RedirectPermanent bool
+	// RedirectTo, if not nil and Redirect is empty, is asked at each login: see
+	// iscsi.Access.RedirectTo.
+	RedirectTo func(p iscsi.Peer) (addr string, permanent bool, err error)
 }
 
 type target struct {

@@ -117,6 +117,11 @@ type Access struct {
 	LUNs func(lun uint64) bool
 	// Redirect, with status LoginMoved…: "addr:port" or "addr:port,tpgt".
 	Redirect string
+	// RedirectTo, if not nil, is asked once in the login of a session, before it
+	// authenticates, where that is to go: an empty address lets it stay, an error
+	// refuses it (0300h). Unlike Directory's methods it may take its time, which
+	// is the login's alone.
+	RedirectTo func() (addr string, permanent bool, err error)
 }
 
 // TargetRecord is one target of a SendTargets answer.

@@ -289,6 +289,19 @@ func (l *TargetLogin) findTarget(kvs []KV) ([]KV, error) {
 	if acc == nil {
 		return nil, refuse(LoginTargetError, "no access to target %.250q was given", target)
 	}
+	if acc.RedirectTo != nil && l.first.TSIH() == 0 {
+		addr, permanent, err := acc.RedirectTo()
+		if err != nil {
+			return nil, refuse(LoginTargetError, "where %.250q is could not be found out: %v", target, err)
+		}
+		if addr != "" {
+			status := LoginMovedTemporarily
+			if permanent {
+				status = LoginMovedPermanently
+			}
+			return nil, &LoginError{Status: status, Reason: target + " is at " + addr, TargetAddress: addr}
+		}
+	}
 	l.access, l.policy, l.offer = acc, acc.Auth, acc.Offer
 	answer := []KV{{"TargetPortalGroupTag", strconv.Itoa(int(l.peer.Group))}}
 	if acc.Alias != "" && len(acc.Alias) <= MaxSimpleValue && !strings.Contains(acc.Alias, "\x00") {

@@ -28,7 +28,7 @@ type accessRecord struct {
 // addTargetConfig is a target that is added: with the access states that were
 // kept.
 func (d *Daemon) addTargetConfig(ctx context.Context, s *state.Snapshot, t state.Target) gateway.TargetConfig {
-	c := targetConfig(s, t)
+	c := d.targetConfig(s, t)
 	kept := d.st.Access(t.Name)
 	data, err := kept.Load(ctx)
 	if err == nil {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -75,7 +74,7 @@ func (d *Daemon) isState(url string) bool {
 	return err == nil && path == filepath.Join(d.cfg.StateDir, state.FileName)
 }
 
-func targetConfig(s *state.Snapshot, t state.Target) gateway.TargetConfig {
+func (d *Daemon) targetConfig(s *state.Snapshot, t state.Target) gateway.TargetConfig {
 	c := gateway.TargetConfig{
 		Name: t.Name, Alias: t.Alias, Offline: t.Offline, Controller: t.ControllerLUN0,
 		Auth:    authPolicy(s, t.Accounts, t.OutgoingAccount),
@@ -100,12 +99,10 @@ func targetConfig(s *state.Snapshot, t state.Target) gateway.TargetConfig {
 		c.ACL = append(c.ACL, rule)
 	}
 	if addr := t.Params["RedirectAddress"]; addr != "" {
-		port := t.Params["RedirectPort"]
-		if port == "" {
-			port = "3260"
-		}
-		c.Redirect = net.JoinHostPort(strings.Trim(addr, "[]"), port)
+		c.Redirect = joinRedirect(addr, cmp.Or(t.Params["RedirectPort"], defaultRedirectPort))
 		c.RedirectPermanent = t.Params["RedirectReason"] == "Permanent"
+	} else if command := t.Params[state.RedirectCallback]; command != "" {
+		c.RedirectTo = func(p iscsi.Peer) (string, bool, error) { return d.redirects.ask(command, t.Name, p) }
 	}
 	return c
 }

@@ -61,12 +61,20 @@ type Daemon struct {
 	http     *http.Server
 	httpDone chan struct{}
 
+	redirects *redirector
+
 	stopOnce, endOnce sync.Once
 	stopping          chan struct{} // a stop was asked for by the API
 	endErr            error
 
+	failed   chan struct{} // one element: something may have to be tried again
+	stopTry  context.CancelFunc
+	retrying sync.WaitGroup
+
 	mu      sync.RWMutex
 	volumes map[string]*state.Error // those that do not run, and why
+	// attempts are those that are tried again.
+	attempts map[string]*attempt
 	portals map[string]*state.Error
 	runtime map[string]bool // bound addresses of Config.Portals
 	bound   []gateway.PortalInfo
@@ -90,7 +98,9 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, log: cfg.Logger, started: time.Now(), stopping: make(chan struct{}),
-		volumes: map[string]*state.Error{}, portals: map[string]*state.Error{}, runtime: map[string]bool{},
+		redirects: newRedirector(),
+		failed:    make(chan struct{}, 1), attempts: map[string]*attempt{},
+		volumes:   map[string]*state.Error{}, portals: map[string]*state.Error{}, runtime: map[string]bool{},
 	}
 	if err := d.start(ctx); err != nil {
 		d.end(func() error { return d.closeGateway() })
@@ -122,6 +132,9 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.load(ctx)
+	tctx, stop := context.WithCancel(context.Background())
+	d.stopTry = stop
+	d.retrying.Go(func() { d.keepTrying(tctx) })
 	for _, p := range d.cfg.Portals {
 		info, err := d.gw.AddPortal(ctx, portalConfig(p))
 		if err != nil {
@@ -247,7 +260,12 @@ func (d *Daemon) end(gatewayDown func() error) error {
 			cancel()
 			<-d.httpDone
 		}
+		d.redirects.cancel()
+		if d.stopTry != nil {
+			d.stopTry()
+		}
 		errs = append(errs, gatewayDown())
+		d.retrying.Wait()
 		if d.st != nil {
 			errs = append(errs, d.st.Close())
 		} else if d.backend != nil {

@@ -152,8 +152,11 @@ func (r *reconciler) volumesStep(ctx context.Context, p *state.Plan) error {
 		old, _ := p.Old.Volume(c.Name)
 		switch {
 		case c.Verb == state.Update && r.failure(r.volumes, c.Name) != nil:
+			if r.known(c.Name) {
+				return r.updateFailed(ctx, p, old.Value, now.Value)
+			}
 			was := r.failure(r.volumes, c.Name)
-			if e := r.retry(ctx, p.Old, now.Value); e != nil {
+			if e := r.restart(ctx, p.Old, now.Value); e != nil {
 				r.note(r.volumes, c.Name, was)
 				return e
 			}
@@ -177,7 +180,7 @@ func (r *reconciler) updateVolume(ctx context.Context, old, now state.Volume) er
 		return volumeError(now, err)
 	}
 	if err := r.gw.UpdateVolume(ctx, cfg); err != nil && !r.linger(err) {
-		if _, gone := r.gw.Volume(now.Name); gone != nil {
+		if i, gone := r.gw.Volume(now.Name); gone != nil || i.Pending {
 			r.note(r.volumes, now.Name, volumeError(now, err))
 		}
 		return volumeError(now, err)
@@ -189,6 +192,36 @@ func (r *reconciler) updateVolume(ctx context.Context, old, now state.Volume) er
 		}
 		if err != nil && !r.linger(err) {
 			r.log.Error("volume not put back as it was", "volume", old.Name, "err", err)
+		}
+	})
+	return nil
+}
+
+// updateFailed changes a pending volume, whose store is opened by that.
+func (r *reconciler) updateFailed(ctx context.Context, p *state.Plan, old, now state.Volume) error {
+	was := r.failure(r.volumes, now.Name)
+	cfg, err := r.volumeConfig(now, now.URL != old.URL)
+	if err == nil {
+		err = r.gw.UpdateVolume(ctx, cfg)
+	}
+	if err != nil && !r.linger(err) {
+		return volumeError(now, err)
+	}
+	r.note(r.volumes, now.Name, nil)
+	r.back(func() {
+		ctx := context.WithoutCancel(ctx)
+		for _, ref := range p.Old.UsersOf(now.Name) {
+			r.gw.UnmapLUN(ref.Target, ref.Number)
+		}
+		if err := r.gw.RemoveVolume(ctx, now.Name); err != nil && !r.linger(err) {
+			r.log.Error("volume not put back as it was", "volume", old.Name, "err", err)
+		}
+		r.note(r.volumes, now.Name, was)
+		r.pend(old, was)
+		for _, ref := range p.Old.UsersOf(now.Name) {
+			if err := r.mapLUN(ref.Target, state.LUN{Number: ref.Number, Volume: now.Name}); err != nil {
+				r.log.Error("LUN failed", "target", ref.Target, "lun", ref.Number, "err", err)
+			}
 		}
 	})
 	return nil
@@ -254,7 +287,7 @@ func (r *reconciler) changeTarget(s *state.Snapshot, from, to state.Target) erro
 			}
 		}
 	}
-	if err := r.gw.UpdateTarget(targetConfig(s, to)); err != nil {
+	if err := r.gw.UpdateTarget(r.targetConfig(s, to)); err != nil {
 		return err
 	}
 	for _, l := range to.LUNs {
@@ -296,7 +329,7 @@ func (r *reconciler) accountsStep(_ context.Context, p *state.Plan) error {
 				uses = uses || changed[u]
 			}
 			if uses {
-				if err := r.gw.UpdateTarget(targetConfig(s, t.Value)); err != nil {
+				if err := r.gw.UpdateTarget(r.targetConfig(s, t.Value)); err != nil {
 					return targetError(t.Value.Name, err)
 				}
 			}
@@ -325,8 +358,8 @@ func (r *reconciler) removeStep(ctx context.Context, p *state.Plan) error {
 		if c.Verb != state.Delete {
 			return nil
 		}
-		if r.failure(r.volumes, c.Name) != nil {
-			r.note(r.volumes, c.Name, nil)
+		r.note(r.volumes, c.Name, nil)
+		if !r.known(c.Name) {
 			return nil
 		}
 		if err := r.gw.RemoveVolume(context.WithoutCancel(ctx), c.Name); err != nil && !r.linger(err) {

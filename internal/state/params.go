@@ -19,6 +19,11 @@ type Param struct {
 	Fixed bool
 }
 
+// RedirectCallback names the program that is asked, at each login, where that is
+// to go, and its arguments, separated by blanks. A fixed RedirectAddress goes
+// before it.
+const RedirectCallback = "RedirectCallback"
+
 // Params lists the parameters that a target can have.
 func Params() []Param {
 	yesNo, digest := []string{"Yes", "No"}, []string{"None", "CRC32C", "CRC32C,None", "None,CRC32C"}
@@ -43,6 +48,7 @@ func Params() []Param {
 		{Name: "MaxQueueCmd", Min: 1, Max: 512},
 		{Name: "RedirectAddress"}, {Name: "RedirectPort", Min: 1, Max: 65535},
 		{Name: "RedirectReason", Words: []string{"Temporary", "Permanent"}},
+		{Name: RedirectCallback},
 	}
 }
 
@@ -53,9 +59,15 @@ func CanonicalParam(name, value string) (n, v string, err error) {
 		if !strings.EqualFold(p.Name, name) {
 			continue
 		}
-		if p.Name == "RedirectAddress" {
-			if _, err := netip.ParseAddr(strings.Trim(value, "[]")); err != nil {
-				return "", "", fmt.Errorf("%s=%q is not an IP address", p.Name, value)
+		switch p.Name {
+		case "RedirectAddress":
+			if !isHost(value) {
+				return "", "", fmt.Errorf("%s=%.300q is neither an IP address nor a host name", p.Name, value)
+			}
+			return p.Name, value, nil
+		case RedirectCallback:
+			if err := checkCallback(value); err != nil {
+				return "", "", err
 			}
 			return p.Name, value, nil
 		}
@@ -73,6 +85,50 @@ func CanonicalParam(name, value string) (n, v string, err error) {
 		return p.Name, strconv.Itoa(i), nil
 	}
 	return "", "", nil
+}
+
+// isHost tells whether a login can be sent to host: an IP address, one of IPv6
+// with or without brackets, or a name that DNS may know (RFC 1123 §2.1).
+func isHost(host string) bool {
+	if in, ok := strings.CutPrefix(host, "["); ok {
+		in, ok = strings.CutSuffix(in, "]")
+		a, err := netip.ParseAddr(in)
+		return ok && err == nil && a.Is6()
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a.Zone() == "" // which means something on this machine alone
+	}
+	if len(host) == 0 || len(host) > 253 {
+		return false
+	}
+	letter := false
+	for _, label := range strings.Split(strings.TrimSuffix(host, "."), ".") {
+		if len(label) == 0 || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range label {
+			switch {
+			case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-':
+				letter = true
+			case c >= '0' && c <= '9':
+			default:
+				return false
+			}
+		}
+	}
+	return letter // without one it is an address that is none
+}
+
+// checkCallback: whether the program is there is found out when it is asked; the
+// file system that it is on may be mounted later.
+func checkCallback(command string) error {
+	if len(command) > 4096 || strings.ContainsAny(command, "\x00\n\r") {
+		return fmt.Errorf("%s: a program and its arguments are one line of at most 4096 bytes", RedirectCallback)
+	}
+	if f := strings.Fields(command); len(f) == 0 || !strings.HasPrefix(f[0], "/") {
+		return fmt.Errorf("%s=%.300q does not begin with a program's absolute path", RedirectCallback, command)
+	}
+	return nil
 }
 
 func checkParams(t *Target) error {

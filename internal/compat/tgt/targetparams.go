@@ -75,17 +75,12 @@ func setTargetParam(t *state.Target, name, value string) error {
 			return nil
 		}
 		return refuse("state is ready or offline, not %q", value)
-	case "RedirectAddress", "RedirectPort", "RedirectReason":
+	case "RedirectAddress", "RedirectPort", "RedirectReason", state.RedirectCallback:
 		if value == "" {
 			delete(t.Params, name)
 			return nil
 		}
 		return set(name, value)
-	case "RedirectCallback":
-		if value == "" {
-			return nil
-		}
-		return refuse("RedirectCallback: programs are not run to redirect a login; set RedirectAddress, RedirectPort and RedirectReason")
 	}
 	for _, k := range targetKeys() {
 		if k.name != name && (k.kind == keyLocal || !strings.EqualFold(k.name, name)) {
@@ -146,6 +141,10 @@ func writeParams(w io.Writer, t *state.Target) {
 			reason = "Unknown"
 		}
 		fmt.Fprintf(w, "RedirectAddress=%s\nRedirectPort=%s\nRedirectReason=%s\n", addr, t.Params["RedirectPort"], reason)
+		return
+	}
+	if callback := t.Params[state.RedirectCallback]; callback != "" {
+		fmt.Fprintf(w, "%s=%s\n", state.RedirectCallback, callback)
 		return
 	}
 	for _, k := range targetKeys() {
