@@ -75,9 +75,9 @@ type Daemon struct {
 	volumes map[string]*state.Error // those that do not run, and why
 	// attempts are those that are tried again.
 	attempts map[string]*attempt
-	portals map[string]*state.Error
-	runtime map[string]bool // bound addresses of Config.Portals
-	bound   []gateway.PortalInfo
+	portals  map[string]*state.Error
+	runtime  map[string]bool // bound addresses of Config.Portals
+	bound    []gateway.PortalInfo
 }
 
 // Start starts everything: the state, all objects that can, the portals, the
@@ -100,7 +100,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 		cfg: cfg, log: cfg.Logger, started: time.Now(), stopping: make(chan struct{}),
 		redirects: newRedirector(),
 		failed:    make(chan struct{}, 1), attempts: map[string]*attempt{},
-		volumes:   map[string]*state.Error{}, portals: map[string]*state.Error{}, runtime: map[string]bool{},
+		volumes: map[string]*state.Error{}, portals: map[string]*state.Error{}, runtime: map[string]bool{},
 	}
 	if err := d.start(ctx); err != nil {
 		d.end(func() error { return d.closeGateway() })

@@ -27,6 +27,7 @@ func (d *Daemon) load(ctx context.Context) {
 			for v := range work {
 				if e := d.startVolume(ctx, v, false); e != nil {
 					d.log.Error("volume failed", "volume", v.Name, "err", e.Reason, "code", e.Code)
+					d.pend(v, e)
 				}
 			}
 		})
@@ -124,9 +125,10 @@ func (d *Daemon) note(m map[string]*state.Error, name string, e *state.Error) {
 	defer d.mu.Unlock()
 	if e == nil {
 		delete(m, name)
-	} else {
-		m[name] = e
+		return
 	}
+	m[name] = e
+	d.wakeRetries()
 }
 
 func (d *Daemon) failure(m map[string]*state.Error, name string) *state.Error {
@@ -135,16 +137,23 @@ func (d *Daemon) failure(m map[string]*state.Error, name string) *state.Error {
 	return m[name]
 }
 
-// mapLUN maps a volume, unless it is failed: it is mapped when it runs again.
+// mapLUN maps a volume, also one that is pending. One that the gateway does not
+// have is mapped when it runs.
 func (d *Daemon) mapLUN(target string, l state.LUN) error {
-	if d.failure(d.volumes, l.Volume) != nil {
+	if d.failure(d.volumes, l.Volume) != nil && !d.known(l.Volume) {
 		return nil
 	}
 	return d.gw.MapLUN(target, l.Number, l.Volume)
 }
 
-// retry starts a failed volume and maps it wherever the state says.
-func (d *Daemon) retry(ctx context.Context, s *state.Snapshot, v state.Volume) *state.Error {
+// known tells whether the gateway has the volume, be it pending.
+func (d *Daemon) known(name string) bool {
+	_, err := d.gw.Volume(name)
+	return err == nil
+}
+
+// restart starts a failed volume and maps it wherever the state says.
+func (d *Daemon) restart(ctx context.Context, s *state.Snapshot, v state.Volume) *state.Error {
 	if e := d.startVolume(ctx, v, false); e != nil {
 		return e
 	}

@@ -72,7 +72,7 @@ func (r *reconciler) grow(ctx context.Context, p *state.Plan) error {
 			return nil
 		}
 		v, err := r.gw.Volume(c.Name)
-		if err != nil || v.Size >= now.Value.Size {
+		if err != nil || v.Pending || v.Size >= now.Value.Size {
 			return nil // failed, which the next steps see to, or there already
 		}
 		if err := r.gw.ResizeVolume(ctx, c.Name, now.Value.Size); err != nil {
@@ -100,7 +100,7 @@ func (r *reconciler) checkSizes(p *state.Plan) error {
 			return nil
 		}
 		has := old.Value.Size
-		if v, err := r.gw.Volume(c.Name); err == nil {
+		if v, err := r.gw.Volume(c.Name); err == nil && !v.Pending {
 			has = v.Size
 		}
 		if now.Value.Size >= has {

@@ -73,8 +73,11 @@ func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], i gatew
 	if i.Offline {
 		out.Status.State = v1.Offline
 	}
-	if !runs {
-		out.Status.State, out.Status.Error = v1.Failed, "it is not running"
+	if !runs || i.Pending {
+		out.Status.State, out.Status.Error, out.Status.Engine, out.Status.Location = v1.Failed, "it is not running", "", ""
+		if tries, next := d.attempted(v.Value.Name); !next.IsZero() {
+			out.Status.Attempts, out.Status.NextAttempt = tries, &next
+		}
 		if e := d.failure(d.volumes, v.Value.Name); e != nil {
 			out.Status.Error = e.Reason
 		}
@@ -131,6 +134,12 @@ func (d *Daemon) RetryVolume(ctx context.Context, name string) (v1.Volume, error
 	v, err := d.Volume(ctx, name)
 	if err != nil || v.Status.State != v1.Failed {
 		return v, err
+	}
+	if d.known(name) {
+		if e := d.openPending(context.WithoutCancel(ctx), name); e != nil {
+			return v, e
+		}
+		return d.Volume(ctx, name)
 	}
 	// A put of what is there already goes the way of every change, so that two
 	// retries, or a retry and a delete, do not meet.

@@ -27,15 +27,20 @@ type Volume struct {
 
 // VolumeStatus is how a volume runs. Sizes are bytes.
 type VolumeStatus struct {
-	State     string         `json:"state"` // online, offline, failed
-	Error     string         `json:"error,omitempty"`
-	Engine    string         `json:"engine,omitempty"`
-	Location  string         `json:"location,omitempty"`
-	Size      int64          `json:"size"`
-	BlockSize int            `json:"blockSize"`
-	ReadOnly  bool           `json:"readOnly"`
-	Thin      bool           `json:"thin"`
-	UsedBy    []state.LUNRef `json:"usedBy,omitempty"`
+	State string `json:"state"` // online, offline, failed
+	Error string `json:"error,omitempty"`
+	// Attempts, of a failed volume, is how often it was tried again since the
+	// daemon started or the volume last ran; NextAttempt is when that is done next.
+	// Without one nothing is tried.
+	Attempts    int            `json:"attempts,omitempty"`
+	NextAttempt *time.Time     `json:"nextAttempt,omitempty"`
+	Engine      string         `json:"engine,omitempty"`
+	Location    string         `json:"location,omitempty"`
+	Size        int64          `json:"size"`
+	BlockSize   int            `json:"blockSize"`
+	ReadOnly    bool           `json:"readOnly"`
+	Thin        bool           `json:"thin"`
+	UsedBy      []state.LUNRef `json:"usedBy,omitempty"`
 	// SWP: write protected by an initiator (control mode page).
 	SWP bool `json:"swp,omitempty"`
 	// PreventRemoval: an initiator prevents medium removal.
@@ -55,7 +60,8 @@ type Target struct {
 type TargetStatus struct {
 	State    string `json:"state"` // online, offline
 	Sessions int    `json:"sessions"`
-	// FailedLUNs are those whose volume is failed; initiators do not see them.
+	// FailedLUNs are those whose volume is failed. To initiators they are not
+	// ready, and absent if the daemon has no engine for the volume.
 	FailedLUNs []uint64 `json:"failedLuns,omitempty"`
 }
 
