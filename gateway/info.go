@@ -17,6 +17,7 @@ type VolumeInfo struct {
 	BlockSize                                             int   // bytes
 	ReadOnly, Offline, Thin, Busy, WriteProtected, Locked bool  // Locked: an initiator prevents removal
 	Pending                                               bool  // its store is still to come; see AddPending
+	Snapshots                                             bool  // the store can have snapshots
 	Stats                                                 scsi.UnitStats
 }
 
@@ -64,6 +65,7 @@ func (v *volume) info() VolumeInfo {
 	_, discards := backing.As[backing.Discarder](v.store)
 	i.Thin = discards && c.Provisioning != scsi.ProvisioningFull
 	i.Pending = v.pending()
+	_, i.Snapshots = backing.As[backing.Snapshotter](v.store)
 	if _, none := v.store.(noMedium); none || i.Pending {
 		i.Size, i.ReadOnly, i.Store = 0, c.ReadOnly, backing.Info{}
 	}

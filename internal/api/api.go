@@ -26,6 +26,13 @@ type Service interface {
 	Volume(ctx context.Context, name string) (v1.Volume, error)
 	ResizeVolume(ctx context.Context, name string, size int64) (v1.Volume, error)
 	RetryVolume(ctx context.Context, name string) (v1.Volume, error)
+	// Snapshots of volumes are kept by their engines. AllSnapshots leaves out
+	// volumes that cannot have any.
+	Snapshots(ctx context.Context, volume string) ([]v1.Snapshot, error)
+	AllSnapshots(ctx context.Context) v1.Snapshots
+	CreateSnapshot(ctx context.Context, volume, name string) (v1.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, volume, name string) error
+	CloneVolume(ctx context.Context, volume string, req v1.Clone) (v1.Cloned, error)
 	Targets(ctx context.Context) []v1.Target
 	Target(ctx context.Context, name string) (v1.Target, error)
 	LUNs(ctx context.Context, target string) ([]v1.LUN, error)
@@ -70,6 +77,7 @@ func NewHandler(svc Service, version string) http.Handler {
 	a := humago.New(mux, cfg)
 	r := routes{api: a, svc: svc}
 	r.volumes()
+	r.snapshots()
 	r.targets()
 	r.others()
 	r.declared()

@@ -63,6 +63,16 @@ const (
 	CodeInternal        = "internal"
 )
 
+// Codes of snapshots and clones.
+const (
+	CodeSnapshotFailed   = "snapshot_failed"
+	CodeSnapshotNotFound = "snapshot_not_found"
+	CodeSnapshotExists   = "snapshot_exists"
+	CodeSnapshotInUse    = "snapshot_in_use" // a volume serves it
+	CodeNoSnapshots      = "no_snapshots"    // the store cannot have any
+	CodeCloneExists      = "clone_exists"    // the engine has a store of that name
+)
+
 // Error is a failure that a person can act on: what, on which object, why, and
 // what to do next.
 type Error struct {
