@@ -31,18 +31,36 @@ func (b *batch) run(t testing.TB) (sent int) {
 		(*iscsi.BHS)(b.wire[at:]).SetCmdSN(b.cmdSN)
 		b.cmdSN++
 	}
-	n, err := b.l.c.Feed(b.wire)
-	if err != nil || n != len(b.wire) {
-		t.Fatalf("Feed took %d of %d bytes: %v", n, len(b.wire), err)
-	}
-	if b.l.c.EndFeed() || b.l.c.BeginSend() {
-		for iov := b.l.c.Gather(); iov != nil; iov = b.l.c.Gather() {
-			for _, v := range iov {
-				sent += len(v)
+	for p := b.wire; len(p) > 0; {
+		n, err := b.l.c.Feed(p)
+		if p = p[n:]; err != nil || len(p) > 0 && !b.l.c.Again() {
+			t.Fatalf("Feed left %d of %d bytes: %v", len(p), len(b.wire), err)
+		}
+		if b.l.c.EndFeed() || b.l.c.BeginSend() {
+			for iov := b.l.c.Gather(); iov != nil; iov = b.l.c.Gather() {
+				for _, v := range iov {
+					sent += len(v)
+				}
 			}
 		}
 	}
 	return sent
+}
+
+// TestAnswersLeaveWhileMoreIsToDo: of many commands that came together the first
+// are answered before the last have run.
+func TestAnswersLeaveWhileMoreIsToDo(t *testing.T) {
+	b := newBatch(t, 40, 0x28, fR, nil)
+	for i, at := range b.at {
+		(*iscsi.BHS)(b.wire[at:]).SetCmdSN(b.cmdSN + uint32(i))
+	}
+	n, err := b.l.c.Feed(b.wire)
+	if err != nil || n != 16*iscsi.BHSLen || !b.l.c.Again() {
+		t.Errorf("Feed took %d bytes (%v) and Again is %v, want 16 commands and true", n, err, b.l.c.Again())
+	}
+	if n, err = b.l.c.Feed(b.wire[n:][:4*iscsi.BHSLen]); err != nil || n != 4*iscsi.BHSLen || b.l.c.Again() {
+		t.Errorf("Feed took %d bytes (%v) of 4 commands and Again is %v, want all and false", n, err, b.l.c.Again())
+	}
 }
 
 // TestSteadyStateDoesNotAllocate: 4 KiB reads and writes of a store that answers

@@ -24,6 +24,12 @@ const (
 	itemCost  = 256
 )
 
+// round is how many PDUs are acted on before their answers are sent, though more
+// have arrived. One system call for sixteen answers is cheap enough, and the
+// initiator works on the first while the target works on the next: at depth 32 the
+// two would otherwise take turns.
+const round = 16
+
 // Host is what runs a TargetConn: a socket, or a test.
 type Host interface {
 	// Wake says that output was queued from outside Feed. It must not block.
@@ -167,8 +173,9 @@ func protocolErrorf(format string, a ...any) error {
 }
 
 // Feed consumes what it can of p and returns how many bytes that was; the rest
-// must be offered again, with more behind it. It runs every complete command in
-// p as far as it goes without waiting. A non-nil error ends the connection.
+// must be offered again, with more behind it. It runs the complete commands in p
+// as far as they go without waiting, all of them unless Again reports true. A
+// non-nil error ends the connection.
 //
 // A return of 0 without error means that p holds only part of a PDU: offer at
 // least MinFeed bytes.
@@ -180,7 +187,7 @@ func (c *TargetConn) Feed(p []byte) (n int, err error) {
 	}
 	c.mu.Unlock()
 	c.rx.again = false
-	for err == nil {
+	for k := 1; err == nil; k++ {
 		if c.dropped.Load() {
 			err = errDropped
 			break
@@ -190,7 +197,8 @@ func (c *TargetConn) Feed(p []byte) (n int, err error) {
 		if !more {
 			break
 		}
-		if c.queued.Load() > maxQueued || c.loans.bytes >= maxLent {
+		queued := c.queued.Load()
+		if queued > maxQueued || c.loans.bytes >= maxLent || k >= round && queued >= round*itemCost && n < len(p) {
 			c.rx.again = true
 			break
 		}
@@ -201,8 +209,8 @@ func (c *TargetConn) Feed(p []byte) (n int, err error) {
 
 var errDropped = errors.New("connection dropped")
 
-// Again reports that the last Feed stopped since much was queued to be sent: call
-// it again, with nothing new, once these are sent.
+// Again reports that the last Feed stopped since there was enough to be sent: call
+// it again, with nothing new, once that is done.
 func (c *TargetConn) Again() bool { return c.rx.again }
 
 // MinFeed is the size of the largest piece that Feed wants to see at once, in

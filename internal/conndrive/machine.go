@@ -17,7 +17,7 @@
 //	┌▶ Feed            runs every complete request as far as it goes without waiting
 //	│  EndFeed or BeginSend: if true, Gather and write until Gather returns nil
 //	│  WaitRoom        waits while too much is queued that the writer sends
-//	└─ while Again     Feed left input behind since much was to be sent
+//	└─ while Again     Feed left input behind since enough was to be sent
 //
 // # The right to send
 //
@@ -48,8 +48,9 @@ type Machine interface {
 	// if it should ask BeginSend. Reader only.
 	EndFeed() (send bool)
 	// Again reports that the last Feed stopped, though it could have gone on,
-	// since much is queued to be sent: it is called again, with nothing new, once
-	// that is done. Reader only.
+	// since there is enough to be sent: it is called again, with nothing new, once
+	// that is done. Stopping after some sixteen answers makes the peer work on
+	// these while the rest runs, instead of taking turns. Reader only.
 	Again() bool
 	// Direct returns where the next bytes of the stream belong, or nil when they
 	// should go through Feed: the payload of a long write is received in place. It
