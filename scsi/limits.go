@@ -13,3 +13,12 @@ func (u *Unit) Limits() Limits {
 	unmap, _ := u.maxUnmap()
 	return Limits{Transfer: u.maxTransfer, Unmap: unmap, WriteSame: u.maxWriteSame()}
 }
+
+// PhysicalBlockSize is the physical block length in bytes.
+func (u *Unit) PhysicalBlockSize() int { return 1 << (int(u.blockShift) + u.physicalExp) }
+
+// Rotational reports whether the medium is said to spin.
+func (u *Unit) Rotational() bool {
+	rate := u.cfg.Load().RotationRate
+	return rate > 1 || rate == 0 && u.info.Rotational
+}
