@@ -60,11 +60,7 @@ func (u *Unit) abortLocked(t *Task, m *management, flags uint32) bool {
 		if t.state.Load()&flagAborted == 0 {
 			t.state.Or(flags)
 			t.set.ctx.cancel()
-			if t.row.Access == AccessWrite && !t.set.exclusive {
-				t.set.exclusive = true
-				u.exclusive = append(u.exclusive, t)
-				u.special.Add(1)
-			}
+			u.quarantineLocked(t)
 		}
 		m.left.Add(1)
 		t.set.waiters = append(t.set.waiters, m)
@@ -76,6 +72,21 @@ func (u *Unit) abortLocked(t *Task, m *management, flags uint32) bool {
 	t.setPhase(phaseDone)
 	u.countLocked(t)
 	return true
+}
+
+// quarantineLocked keeps the blocks of a write to itself until the store lets go.
+func (u *Unit) quarantineLocked(t *Task) {
+	if t.row.Access == AccessWrite && !t.set.exclusive {
+		t.set.exclusive = true
+		u.exclusive = append(u.exclusive, t)
+		u.special.Add(1)
+	}
+}
+
+// answered: the initiator has had its answer, and may use the tag again.
+func (t *Task) answered() bool {
+	const f = flagAborted | flagStalled
+	return t.state.Load()&f == f
 }
 
 // hasTask reports whether a task that is not aborted matches.

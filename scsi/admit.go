@@ -75,6 +75,11 @@ func (t *Task) check(i *itl, u *Unit) (sense.Sense, Status) {
 	if flags&(unitOffline|unitEjected) != 0 && row.needsMedium() {
 		return u.notReady(flags), CheckCondition
 	}
+	if flags&unitRefuses != 0 {
+		if s, st := u.refusal(row); st != Good {
+			return s, st
+		}
+	}
 	// Reservations made now would be made of a unit that is about to be replaced.
 	if flags&unitPending != 0 && !row.runsIn(Unavailable) {
 		return u.notReady(flags), CheckCondition

@@ -194,6 +194,9 @@ func (op *copyOp) hold(a *copyAccess, row *Command, lba, nblocks uint64) *copyHo
 		}
 		if h.held = h.wait(); h.held {
 			h.late() // a sanitize operation may have begun while it waited
+			a.unit.mu.Lock()
+			a.unit.enterLocked(&h.Task)
+			a.unit.mu.Unlock()
 		}
 	case CheckCondition:
 		h.Fail(sense.LUNotSupported())

@@ -90,6 +90,7 @@ func (u *Unit) start(t *Task) bool {
 	case u.mustWaitLocked(t):
 		t.setPhase(phaseBlocked)
 		u.nblocked++
+		u.watchLocked(t)
 		// Another task may have blocked on us between our two looks.
 		u.releaseLocked()
 		u.mu.Unlock()
@@ -136,6 +137,9 @@ func (u *Unit) queueLocked(t *Task) {
 	t.setPhase(phaseQueued)
 	t.set.qnext = nil
 	q := u.queueOf(t)
+	if q == &u.mediumWork {
+		u.enterLocked(t)
+	}
 	if q.tail != nil {
 		q.tail.set.qnext = t
 	} else {
@@ -185,6 +189,7 @@ func (u *Unit) work(q *workQueue) {
 		}
 		t.set.qnext = nil
 		t.setPhase(phaseRunning)
+		t.set.began = u.stall.clock
 		u.mu.Unlock()
 		if !t.late() {
 			t.row.Run(t)
@@ -199,14 +204,22 @@ func (u *Unit) work(q *workQueue) {
 func (t *Task) finish() {
 	u := t.unit
 	u.mu.Lock()
+	change := u.cameBackLocked(t)
 	u.unlinkLocked(t)
 	t.setPhase(phaseDone)
 	u.countLocked(t)
 	u.releaseLocked()
+	u.drainedLocked()
+	if t.set.answering {
+		t.set.over = true
+		u.mu.Unlock()
+		u.tell(change)
+		return
+	}
 	waiters := t.set.waiters
 	t.set.waiters = nil
-	u.drainedLocked()
 	u.mu.Unlock()
+	u.tell(change)
 	t.deliver()
 	for _, m := range waiters {
 		m.release()
@@ -248,20 +261,34 @@ func (t *Task) Fail(s sense.Sense) {
 // FailStore ends the command with the sense data for an error of the store.
 // lba is the first block of the failed transfer, access what it did.
 func (t *Task) FailStore(err error, access Access, lba uint64) {
+	timedOut := t.timedOut(err)
+	own := true // the fault is the store's, and not what was asked of it
+	t.set.gaveUp = timedOut || errors.Is(err, context.Canceled)
 	switch {
-	case t.state.Load()&flagAborted != 0, errors.Is(err, context.Canceled):
+	case t.state.Load()&flagAborted != 0, errors.Is(err, context.Canceled) && !timedOut:
 		// Aborted tasks send no status; should the store have given up by
 		// itself the initiator may try again.
 		t.Fail(sense.CommandAborted())
 		return
+	case timedOut:
+		t.Fail(sense.CommunicationTimeout())
+		if errors.Is(err, context.Canceled) {
+			return // it is the unit that gave up
+		}
 	case errors.Is(err, backing.ErrNoSpace):
 		t.Fail(sense.SpaceAllocationFailed())
+		own = false
 	case errors.Is(err, backing.ErrReadOnly):
 		t.Fail(sense.WriteProtected())
+		own = false
 	case errors.Is(err, backing.ErrOutOfRange):
 		// The store shrank below what the unit believes.
 		t.Fail(sense.LBAOutOfRange(lba))
-	case errors.Is(err, backing.ErrClosed), errors.Is(err, backing.ErrNotSupported):
+		own = false
+	case errors.Is(err, backing.ErrNotSupported):
+		t.Fail(sense.InternalFailure())
+		own = false
+	case errors.Is(err, backing.ErrClosed):
 		t.Fail(sense.InternalFailure())
 	case access == AccessRead:
 		t.Fail(sense.UnrecoveredRead(lba))
@@ -269,6 +296,9 @@ func (t *Task) FailStore(err error, access Access, lba uint64) {
 		t.Fail(sense.WriteFault(lba))
 	default:
 		t.Fail(sense.InternalFailure())
+	}
+	if own {
+		t.unit.storeFailed(err)
 	}
 	t.unit.warn("store failed", "unit", t.unit.name(), "command", t.row.Name, "lba", lba, "err", err)
 }

@@ -207,6 +207,9 @@ func flushOut(t *Task) bool {
 		return true
 	}
 	t.FailStore(err, AccessNone, 0)
+	if t.set.gaveUp {
+		return false
+	}
 	for _, known := range []error{backing.ErrNoSpace, backing.ErrReadOnly, backing.ErrClosed, context.Canceled} {
 		if errors.Is(err, known) {
 			return false
@@ -231,6 +234,7 @@ func storeOK(t *Task, err error, a Access, off int64) bool {
 // stopped says whether the task has been aborted, and ends it if so. Commands
 // that work in pieces ask between two of them.
 func stopped(t *Task, off int64) bool {
+	t.advance()
 	return !storeOK(t, t.Context().Err(), AccessNone, off)
 }
 

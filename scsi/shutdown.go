@@ -38,6 +38,9 @@ func (u *Unit) countLocked(t *Task) {
 	u.stats.Commands++
 	n.Commands++
 	switch {
+	case t.answered():
+		u.stats.Errors++
+		n.Errors++
 	case t.state.Load()&flagAborted != 0:
 		u.stats.Aborted++
 	case t.Status == CheckCondition:

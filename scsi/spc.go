@@ -105,6 +105,8 @@ func requestSense(t *Task) {
 		s = sense.SanitizeFailed()
 	} else if flags&(unitOffline|unitEjected) != 0 {
 		s = u.notReady(flags)
+	} else if flags&unitRefuses != 0 && u.refuses() == StallFail {
+		s = sense.NotReadyNoCause()
 	}
 	var buf [sense.MaxLen]byte
 	t.Respond(s.Encode(buf[:], t.CDB[1]&0x01 != 0), int64(t.CDB[4]))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -502,7 +503,7 @@ func TestSelfTest(t *testing.T) {
 	r := newRig(t, nil)
 	n := r.login("a")
 	n.good([]byte{0x1d, 0x04, 0, 0, 0, 0})
-	r.store.err = context.DeadlineExceeded
+	r.store.err = io.ErrUnexpectedEOF
 	n.expect("", n.do([]byte{0x1d, 0x04, 0, 0, 0, 0}), "3/11/00")
 	n.expect("parameter list", n.do([]byte{0x1d, 0x10, 0, 0, 8, 0}), "5/24/00")
 }

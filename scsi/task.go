@@ -44,6 +44,20 @@ const (
 // what it holds.
 type Transport interface{ TaskDone(t *Task) }
 
+// Answerer is a Transport that can answer a task while the store still has its
+// buffers. Answer sends status st with the sense data s, which is valid only
+// during the call, and takes the task as over for the initiator: its tag and its
+// place in the command window are free again. TaskDone follows when the store has
+// let go of the buffers, with Aborted; no task gets two answers.
+//
+// Answer is called at most once, after Run and before TaskDone, from any
+// goroutine, with nothing locked. It must not block. Of the task only what the
+// transport has set itself may be looked at, and OutLen.
+type Answerer interface {
+	Transport
+	Answer(t *Task, st Status, s []byte)
+}
+
 // Task is one command on its way through the device server. The transport owns
 // the object; it may be used again after TaskDone and Reset.
 //
@@ -137,5 +151,6 @@ func (t *Task) Reset() {
 	t.row, t.unit, t.itl = nil, nil, nil
 	t.state.Store(phaseNone)
 	t.set.seq, t.set.waiters = 0, nil
+	t.set.over, t.set.gaveUp = false, false
 	t.set.ctx.reset()
 }

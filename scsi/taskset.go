@@ -1,6 +1,9 @@
 package scsi
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // The task set of a unit (SAM-5 §8) and the rules by which its tasks start.
 //
@@ -39,6 +42,9 @@ const (
 	// flagTAS: aborted through another nexus while the control mode page's TAS
 	// bit was set, so that the initiator gets TASK ABORTED (SAM-5 §5.3.1).
 	flagTAS uint32 = 0x200
+	// flagStalled: the store has not answered in the time of StallFail. With
+	// flagAborted the initiator has had its answer.
+	flagStalled uint32 = 0x400
 )
 
 const (
@@ -59,6 +65,13 @@ type setEntry struct {
 	granted    chan struct{} // a copy's hold: closed when it may start (see copyHold)
 	exclusive  bool          // in Unit.exclusive
 	counted    bool          // holds one count of Unit.special for its attribute
+
+	// See stall.go.
+	began     time.Duration // clock when it was given to the store, or began to wait
+	inside    bool          // counted in stallWatch.inside
+	answering bool          // Transport.Answer is under way: who calls it delivers
+	over      bool          // the store has let go meanwhile
+	gaveUp    bool          // the store came back without having answered
 }
 
 func (t *Task) phase() uint32 { return t.state.Load() & phaseMask }
@@ -150,6 +163,10 @@ func (u *Unit) unlinkLocked(t *Task) {
 	t.set.prev, t.set.next = nil, nil
 	u.ntasks--
 	t.itl.ntasks--
+	if t.set.inside {
+		t.set.inside = false
+		u.stall.inside--
+	}
 	if t.set.counted {
 		t.set.counted = false
 		u.ordering--

@@ -100,7 +100,7 @@ func (n *Nexus) Manage(f TMF, lun, tag uint64, done func(TMFResult)) {
 		mine := func(t *Task) bool { return t.Nexus == n && t.itl == i }
 		switch f {
 		case AbortTask:
-			if u.abort(m, func(t *Task) bool { return mine(t) && t.Tag == tag }, nil) == 0 {
+			if u.abort(m, func(t *Task) bool { return mine(t) && t.Tag == tag && !t.answered() }, nil) == 0 {
 				m.res = TaskDoesNotExist
 			}
 		case AbortTaskSet:

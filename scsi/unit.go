@@ -91,6 +91,9 @@ type UnitConfig struct {
 	OptimalLength      int  // blocks, 0: from the store
 	DescriptorSense    bool // D_SENSE of the control mode page, until MODE SELECT changes it
 
+	// Stall is what becomes of commands while the store does not answer.
+	Stall StallPolicy
+
 	Workers     int   // goroutines that may wait for the store; 0 means 64
 	MaxTransfer int64 // bytes of one command; 0 means 16 MiB
 	Logger      *slog.Logger
@@ -124,6 +127,7 @@ const (
 	unitSanitizeFree   // EXIT FAILURE MODE is allowed after it (AUSE)
 	unitCannotFill     // the store has not the space for all blocks
 	unitThresholds     // provisioning thresholds are armed
+	unitRefuses        // the store has stalled, and new commands are not to wait for it
 	unitPending        // the store is still to come; unitOffline is set too
 )
 
@@ -192,6 +196,8 @@ type Unit struct {
 	tokens      []*rodToken // that changes of the medium cancel
 	stats       UnitStats
 	meter       thresholdWatch
+	stall       stallWatch
+	health      unitHealth
 }
 
 // NewUnit makes a logical unit. It loads persistent reservations, if there is a
@@ -274,6 +280,8 @@ func checkUnit(c *UnitConfig) error {
 		return fmt.Errorf("physical block size %d is not %d times a power of two up to 2^%d", c.PhysicalBlock, b, maxPhysicalExp)
 	case c.Provisioning > ProvisioningFull:
 		return fmt.Errorf("there is no provisioning %d", c.Provisioning)
+	case c.Stall.check() != nil:
+		return c.Stall.check()
 	case c.LowestAligned < 0 || c.LowestAligned > 0x3fff:
 		return fmt.Errorf("lowest aligned block %d is not in 0 to 16383", c.LowestAligned)
 	case c.RotationRate < 0 || c.RotationRate > 0xfffe:
@@ -357,10 +365,10 @@ func (u *Unit) thin() bool {
 func (u *Unit) Config() UnitConfig { return *u.cfg.Load() }
 
 // Update changes how the unit presents itself while it runs: the identity fields,
-// Removable, ReadOnly, Offline, Provisioning, RotationRate and the Optimal fields. edit
+// Removable, ReadOnly, Offline, Provisioning, RotationRate, the Optimal fields and Stall. edit
 // gets a copy; changes of other fields are ignored. It fails, and nothing
 // changes, if a value is out of range. Every nexus gets INQUIRY DATA HAS CHANGED
-// if more than Offline and ReadOnly differ.
+// if more than Offline, ReadOnly and Stall differ.
 func (u *Unit) Update(edit func(*UnitConfig)) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -412,6 +420,10 @@ func (u *Unit) storeConfigLocked(c *UnitConfig) {
 	}
 	u.setFlag(unitOffline, c.Offline || c.Pending)
 	u.setFlag(unitReadOnly, c.ReadOnly || u.info.ReadOnly)
+	u.refuseLocked()
+	if u.stall.armed {
+		u.armLocked() // by the new policy's time
+	}
 }
 
 // SoftwareWriteProtected reports the SWP bit of the control mode page.

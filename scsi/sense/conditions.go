@@ -134,6 +134,10 @@ func FormatFailed() Sense { return New(MediumError, 0x31, 0x01) }
 // CommandAborted: the command ended for no fault of its own and may be sent again.
 func CommandAborted() Sense { return New(AbortedCommand, 0x00, 0x00) }
 
+// CommunicationTimeout: what is behind the unit has not answered in time
+// (LOGICAL UNIT COMMUNICATION TIME-OUT).
+func CommunicationTimeout() Sense { return New(AbortedCommand, 0x08, 0x01) }
+
 // Nothing: there is no sense data to report.
 func Nothing() Sense { return New(NoSense, 0x00, 0x00) }
 
