@@ -5,6 +5,7 @@ import (
 	"blockgate/backing"
 	"blockgate/backing/curve"
 	"blockgate/backing/file"
+	"blockgate/backing/nbd"
 	"blockgate/backing/null"
 	"blockgate/backing/ram"
 	"blockgate/backing/sheepdog"
@@ -16,6 +17,9 @@ func Default() *backing.Registry {
 	r := new(backing.Registry)
 	r.Register("curve", curve.Open)
 	r.Register("file", file.Open)
+	for _, scheme := range nbd.Schemes() {
+		r.Register(scheme, nbd.Opener(scheme))
+	}
 	r.Register("null", null.Open)
 	r.Register("ram", ram.Open)
 	r.Register("sheepdog", sheepdog.Open)
