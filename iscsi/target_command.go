@@ -474,9 +474,14 @@ func (cmd *command) residual(h *BHS) {
 	if t.Status == scsi.Good || t.Status == scsi.ConditionMet {
 		in = t.InLen
 	}
+	cmd.residualOf(h, in)
+}
+
+// residualOf is residual for a command that had in bytes of data-in to give.
+func (cmd *command) residualOf(h *BHS, in int64) {
 	// A command whose direction is not the one the initiator prepared for moves
 	// nothing; what it would have moved is the overflow.
-	expected, actual := int64(0), max(in, t.OutLen)
+	expected, actual := int64(0), max(in, cmd.task.OutLen)
 	if cmd.read || cmd.write {
 		expected = int64(cmd.edtl)
 	}

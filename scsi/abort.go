@@ -84,10 +84,7 @@ func (u *Unit) quarantineLocked(t *Task) {
 }
 
 // answered: the initiator has had its answer, and may use the tag again.
-func (t *Task) answered() bool {
-	const f = flagAborted | flagStalled
-	return t.state.Load()&f == f
-}
+func (t *Task) answered() bool { return t.state.Load()&flagAnswered != 0 }
 
 // hasTask reports whether a task that is not aborted matches.
 func (u *Unit) hasTask(match func(*Task) bool) bool {

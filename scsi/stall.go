@@ -317,26 +317,27 @@ func (u *Unit) giveUpLocked(t *Task) (answer bool) {
 	if t.state.Load()&(flagAborted|flagStalled) != 0 {
 		return false
 	}
-	_, answer = t.Transport.(Answerer)
-	flags := flagStalled
-	if answer {
-		flags |= flagAborted
+	t.state.Or(flagStalled)
+	t.set.ctx.cancel()
+	if _, answer = t.Transport.(Answerer); answer {
 		t.set.answering = true
 		u.quarantineLocked(t)
 	}
-	t.state.Or(flags)
-	t.set.ctx.cancel()
 	return answer
 }
 
 // answer has the transport answer a task that giveUpLocked has ended. A task that
-// the store lets go meanwhile is delivered here.
+// the store lets go meanwhile is delivered here. It counts as aborted only
+// afterwards, so that no sweep for aborted tasks takes it for one that gets no
+// answer.
 func (t *Task) answer() {
 	u := t.unit
 	var buf [sense.MaxLen]byte
 	t.Transport.(Answerer).Answer(t, CheckCondition, sense.CommunicationTimeout().Encode(buf[:], u.flags.Load()&unitDSense != 0))
 	u.mu.Lock()
 	t.set.answering = false
+	t.state.Or(flagAborted | flagAnswered)
+	u.releaseLocked() // what ORDERED held back
 	over, waiters := t.set.over, t.set.waiters
 	if over {
 		t.set.waiters = nil

@@ -42,9 +42,11 @@ const (
 	// flagTAS: aborted through another nexus while the control mode page's TAS
 	// bit was set, so that the initiator gets TASK ABORTED (SAM-5 §5.3.1).
 	flagTAS uint32 = 0x200
-	// flagStalled: the store has not answered in the time of StallFail. With
-	// flagAborted the initiator has had its answer.
+	// flagStalled: the store has not answered in the time of StallFail, and was
+	// told to give up.
 	flagStalled uint32 = 0x400
+	// flagAnswered: the initiator has had its answer already (Answerer).
+	flagAnswered uint32 = 0x800
 )
 
 const (
