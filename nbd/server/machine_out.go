@@ -1,0 +1,344 @@
+package server
+
+import (
+	"sync/atomic"
+	"time"
+
+	"blockgate/internal/bufpool"
+	"blockgate/nbd"
+)
+
+// Bounds of one batch: vectors, and bytes.
+const (
+	batchVectors = 1000
+	batchBytes   = 1 << 20
+	// keepArena is how large a buffer for headers stays, in bytes.
+	keepArena = 256 << 10
+)
+
+// tx is the batch that is being sent. It belongs to whoever has the right to send.
+type tx struct {
+	reqs    []*Request
+	arena   []byte // headers and small payloads
+	start   int    // arena[start:] is not in iov yet
+	iov     [][]byte
+	lent    []bool // iov[i] is on loan
+	stage   *bufpool.Buf
+	started atomic.Int64 // when the transport got or last took something, since born; 0: it has nothing
+}
+
+// loans is what a connection has on loan, see package scsi's Loans. Only the
+// reader takes loans, while it has the right to send since the beginning of Feed;
+// they end with the sends that follow.
+type loans struct {
+	mine  bool
+	reqs  []*Request
+	bytes int
+}
+
+// Done ends the request: e is None if it was done, and message may tell a human
+// what went wrong. The session touches neither the request nor its Data
+// afterwards, until Release or EndLoan.
+func (r *Request) Done(e nbd.Errno, message string) {
+	m := r.m
+	r.err, r.message = e, message
+	if e != nbd.None {
+		m.Errors.Add(1)
+		if r.Lent {
+			m.Session.EndLoan(r, false)
+			r.Lent = false
+		}
+	}
+	cost := int64(0)
+	if r.buf != nil {
+		bufpool.Put(r.buf)
+		r.buf, r.Data = nil, nil
+		cost, r.cost = r.cost, 0
+	}
+	m.mu.Lock()
+	m.held -= cost
+	if m.closed {
+		m.mu.Unlock()
+		m.Budget.give(cost)
+		m.release(r)
+		return
+	}
+	if r.Lent {
+		m.loans.reqs = append(m.loans.reqs, r)
+		m.loans.bytes += len(r.In)
+	}
+	m.outq = append(m.outq, r)
+	if m.queued += len(r.In); m.queued > maxQueued {
+		m.crowded.Store(true)
+	}
+	wake := !m.feeding && !m.sending
+	m.mu.Unlock()
+	m.Budget.give(cost)
+	if wake {
+		m.Host.Wake()
+	}
+}
+
+// release ends the life of a request whose reply is sent or will not be.
+func (m *machine) release(r *Request) {
+	m.Session.Release(r)
+	r.In, r.Lent, r.Extents, r.message, r.batched = nil, false, r.Extents[:0], "", false
+	m.recycle(r)
+}
+
+// unsubmitted ends a WRITE whose data did not come.
+func (m *machine) unsubmitted(r *Request) {
+	bufpool.Put(r.buf)
+	r.buf, r.Data = nil, nil
+	m.recycle(r)
+}
+
+func (m *machine) recycle(r *Request) {
+	cost := r.cost
+	r.cost = 0
+	m.mu.Lock()
+	m.inflight--
+	m.held -= cost
+	if !m.closed {
+		m.free, r.next = r, m.free
+	}
+	m.room.Broadcast()
+	m.mu.Unlock()
+	m.Budget.give(cost)
+}
+
+// EndFeed implements conndrive.Machine.
+func (m *machine) EndFeed() (send bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.feeding = false
+	send, m.loans.mine = m.loans.mine, false
+	return send
+}
+
+// BeginSend implements conndrive.Machine.
+func (m *machine) BeginSend() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sending || len(m.outq) == 0 || m.closed {
+		return false
+	}
+	m.sending = true
+	return true
+}
+
+// Gather implements conndrive.Machine.
+func (m *machine) Gather() [][]byte {
+	x := &m.tx
+	m.sent()
+	m.mu.Lock()
+	if len(m.outq) == 0 || m.closed {
+		m.sending = false
+		// Everything is sent, and with it what was lent.
+		clear(m.loans.reqs)
+		m.loans.reqs, m.loans.bytes = m.loans.reqs[:0], 0
+		m.room.Broadcast()
+		m.mu.Unlock()
+		return nil
+	}
+	n, bytes := 0, 0
+	for _, r := range m.outq {
+		if 2*n >= batchVectors || n > 0 && bytes+len(r.In) > batchBytes {
+			break
+		}
+		bytes += len(r.In)
+		n++
+	}
+	x.reqs = append(x.reqs, m.outq[:n]...)
+	left := copy(m.outq, m.outq[n:])
+	clear(m.outq[left:])
+	m.outq = m.outq[:left]
+	if m.queued -= bytes; m.queued <= maxQueued {
+		m.crowded.Store(false)
+	}
+	m.mu.Unlock()
+	for _, r := range x.reqs {
+		r.batched = true
+		m.encode(r)
+	}
+	x.cut()
+	total := 0
+	for _, v := range x.iov {
+		total += len(v)
+	}
+	m.TxBytes.Add(uint64(total))
+	x.started.Store(max(1, int64(time.Since(m.born))))
+	return x.iov
+}
+
+// sent ends a batch that the transport took.
+func (m *machine) sent() {
+	x := &m.tx
+	if len(x.reqs) == 0 {
+		return
+	}
+	x.started.Store(0)
+	for i, r := range x.reqs {
+		m.release(r)
+		x.reqs[i] = nil
+	}
+	clear(x.iov)
+	bufpool.Put(x.stage)
+	x.reqs, x.iov, x.lent, x.arena, x.start, x.stage = x.reqs[:0], x.iov[:0], x.lent[:0], x.arena[:0], 0, nil
+	if cap(x.arena) > keepArena {
+		x.arena = nil
+	}
+}
+
+// discardUnsent ends what was in the batch when the transport broke.
+func (m *machine) discardUnsent() { m.sent() }
+
+// SendFailed implements conndrive.Machine.
+func (m *machine) SendFailed() {
+	m.dropped.Store(true)
+	m.discardUnsent()
+	m.mu.Lock()
+	m.sending = false
+	m.room.Broadcast()
+	m.mu.Unlock()
+}
+
+// Progress implements conndrive.Machine.
+func (m *machine) Progress() {
+	if m.tx.started.Load() != 0 {
+		m.tx.started.Store(max(1, int64(time.Since(m.born))))
+	}
+}
+
+// Sending implements conndrive.Machine.
+func (m *machine) Sending() bool { return m.tx.started.Load() != 0 }
+
+// cut puts what is new in the arena into the vectors.
+func (x *tx) cut() {
+	if x.start < len(x.arena) {
+		x.iov = append(x.iov, x.arena[x.start:len(x.arena):len(x.arena)])
+		x.lent = append(x.lent, false)
+		x.start = len(x.arena)
+	}
+}
+
+// data puts what a READ has read behind its header.
+func (x *tx) data(r *Request) {
+	if len(r.In) == 0 {
+		return
+	}
+	x.cut()
+	x.iov = append(x.iov, r.In)
+	x.lent = append(x.lent, r.Lent)
+}
+
+// encode makes a reply.
+func (m *machine) encode(r *Request) {
+	x := &m.tx
+	if m.Mode == nbd.Simple {
+		x.arena = nbd.AppendSimpleReply(x.arena, r.err, r.Cookie)
+		if r.err == nbd.None {
+			x.data(r)
+		}
+		return
+	}
+	c := nbd.Chunk{Flags: nbd.ChunkDone, Cookie: r.Cookie, Offset: r.Offset}
+	switch {
+	case r.err != nbd.None:
+		c.Type, c.Length = nbd.ChunkError, uint64(6+len(r.message))
+		x.arena = c.Append(x.arena, m.Mode)
+		x.arena = nbd.ErrorInfo{Error: r.err, Message: r.message}.Append(x.arena, c.Type)
+	case r.Type == nbd.CmdRead && len(r.In) > 0:
+		c.Type, c.Length = nbd.ChunkOffsetData, uint64(nbd.OffsetDataLen+len(r.In))
+		x.arena = nbd.AppendOffset(c.Append(x.arena, m.Mode), r.Offset)
+		x.data(r)
+	case r.Type == nbd.CmdBlockStatus:
+		r.Extents = m.fit(r)
+		c.Type, c.Length = m.Mode.BlockStatusType(), uint64(m.Mode.BlockStatusLen(len(r.Extents)))
+		x.arena = nbd.AppendBlockStatus(c.Append(x.arena, m.Mode), m.Mode, m.ContextID, r.Extents)
+	case m.Mode == nbd.Structured && r.Type != nbd.CmdRead:
+		x.arena = nbd.AppendSimpleReply(x.arena, nbd.None, r.Cookie)
+	default:
+		x.arena = c.Append(x.arena, m.Mode)
+	}
+}
+
+// fit makes of a session's extents what a reply may hold: neighbours of one
+// status are one, those behind the range are left out, and each has a length that
+// the mode can say. A session that tells nothing has the status 0.
+func (m *machine) fit(r *Request) []nbd.Extent {
+	if len(r.Extents) == 0 {
+		r.Extents = append(r.Extents, nbd.Extent{Length: r.Length})
+	}
+	l := r.Extents
+	n, total := 0, uint64(0)
+	for _, e := range l {
+		switch {
+		case e.Length == 0:
+			continue
+		case n > 0 && l[n-1].Flags == e.Flags:
+			l[n-1].Length += e.Length
+		case total >= r.Length:
+			return m.bound(l[:n], r)
+		default:
+			l[n] = e
+			n++
+		}
+		total += e.Length
+	}
+	return m.bound(l[:n], r)
+}
+
+func (m *machine) bound(l []nbd.Extent, r *Request) []nbd.Extent {
+	one := r.Flags&nbd.FlagReqOne != 0
+	if one {
+		l = l[:1]
+		l[0].Length = min(l[0].Length, r.Length)
+	}
+	for i := range l {
+		if limit := m.Mode.MaxExtent(); l[i].Length > limit {
+			l[i].Length = limit
+			return l[:i+1] // the client asks for the rest
+		}
+	}
+	return l
+}
+
+// Settle implements conndrive.Machine and Loans: it ends all loans by copying what
+// has not been sent.
+func (m *machine) Settle() {
+	if len(m.loans.reqs) == 0 {
+		return
+	}
+	m.tx.ownVectors()
+	for i, r := range m.loans.reqs {
+		if r.Lent {
+			m.Session.EndLoan(r, !r.batched)
+			r.Lent = false
+		}
+		m.loans.reqs[i] = nil
+	}
+	m.loans.reqs, m.loans.bytes = m.loans.reqs[:0], 0
+}
+
+// ownVectors copies what is lent and still in the batch.
+func (x *tx) ownVectors() {
+	n := 0
+	for i, v := range x.iov {
+		if x.lent[i] {
+			n += len(v)
+		}
+	}
+	if n == 0 {
+		return
+	}
+	x.stage = bufpool.Get(n)
+	p := x.stage.B
+	for i, v := range x.iov {
+		if x.lent[i] {
+			k := copy(p, v)
+			x.iov[i], p = p[:k:k], p[k:]
+			x.lent[i] = false
+		}
+	}
+}
