@@ -91,6 +91,9 @@ func OpenAt(ctx context.Context, l Location, o backing.OpenOptions, cfg Config) 
 	if err != nil {
 		s.cl.close()
 		s.lock.release()
+		if o.Create && errors.As(err, new(refusal)) {
+			err = fmt.Errorf("%w (if there is no such volume: nebd-server makes none, Curve's own tools do: curve create)", err)
+		}
 		return fail(err)
 	}
 	return s, nil

@@ -74,6 +74,11 @@ func OpenAt(ctx context.Context, l Location, o backing.OpenOptions, cfg Config) 
 }
 
 func (s *Store) open(ctx context.Context, o backing.OpenOptions) error {
+	// That no sheep is there is an error at once; if it goes away later it is
+	// waited for.
+	if _, err := s.cl.conn(ctx); err != nil {
+		return err
+	}
 	vid, err := s.cl.lookup(ctx, s.loc.Name, s.loc.Tag, s.loc.SnapID)
 	if errors.Is(err, wire.NoVDI) && o.Create && !s.readOnly {
 		if o.CreateSize <= 0 {
