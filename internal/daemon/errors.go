@@ -36,7 +36,7 @@ func volumeError(v state.Volume, err error) *state.Error {
 		e.Class, e.Hint = state.Conflict, "stop the other user of it"
 	case errors.Is(err, backing.ErrNotExist), errors.Is(err, fs.ErrNotExist):
 		e.Class, e.Hint = state.NotFound, "give --size to create it, for example --size 10G"
-		if v.Size > 0 {
+		if scheme, _ := backing.SplitURL(v.URL); v.Size > 0 && scheme == "file" {
 			e.Hint = "does the directory exist, and is it mounted?"
 		}
 	case errors.Is(err, backing.ErrReadOnly), errors.Is(err, syscall.EROFS):

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"blockgate/internal/state"
 )
@@ -13,6 +14,10 @@ import (
 // loaders is how many stores are opened at the same time at the start: enough
 // that a few slow ones do not hold up the rest.
 const loaders = 32
+
+// startPatience is how long the start waits for one store: what answers later is
+// opened while the rest is served already.
+const startPatience = 5 * time.Second
 
 // load starts what the state says. What cannot start is noted as failed.
 func (d *Daemon) load(ctx context.Context) {
@@ -25,7 +30,10 @@ func (d *Daemon) load(ctx context.Context) {
 	for range loaders {
 		wg.Go(func() {
 			for v := range work {
-				if e := d.startVolume(ctx, v, false); e != nil {
+				ctx, cancel := context.WithTimeout(ctx, startPatience)
+				e := d.startVolume(ctx, v, false)
+				cancel()
+				if e != nil {
 					d.log.Error("volume failed", "volume", v.Name, "err", e.Reason, "code", e.Code)
 					d.pend(v, e)
 				}

@@ -54,7 +54,7 @@ func snapshotError(v v1.Volume, snapshot string, err error) *state.Error {
 		}
 		e.Hint = noSnapshotsHint(v)
 	case errors.Is(err, backing.ErrExist):
-		e.Class, e.Code, e.Hint = state.Conflict, state.CodeSnapshotExists, "blockgate snapshot list "+v.Name
+		e.Class, e.Code, e.Reason, e.Hint = state.Conflict, state.CodeSnapshotExists, "exists already", "blockgate snapshot list "+v.Name
 	case errors.Is(err, backing.ErrNotExist):
 		e.Class, e.Code, e.Reason, e.Hint = state.NotFound, state.CodeSnapshotNotFound, "does not exist", "blockgate snapshot list "+v.Name
 	case errors.Is(err, backing.ErrBusy):
