@@ -109,7 +109,7 @@ portals (addresses); whatever a command changes is kept at once.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.SetHelpCommandGroupID(groupOther)
 	a.add(root, groupServe, a.serveCommand(), a.daemonCommand())
-	a.add(root, groupManage, a.volumeCommand(), a.targetCommand(), a.lunCommand(), a.portalCommand(), a.initiatorCommand(), a.accountCommand())
+	a.add(root, groupManage, a.volumeCommand(), a.snapshotCommand(), a.targetCommand(), a.lunCommand(), a.portalCommand(), a.initiatorCommand(), a.accountCommand())
 	a.add(root, groupDeclare, a.applyCommand(), a.diffCommand(), a.exportCommand(), a.importCommand(), a.historyCommand(), a.rollbackCommand())
 	a.add(root, groupInspect, a.statusCommand(), a.sessionCommand(), a.engineCommand(), a.selftestCommand(), a.benchCommand(), a.lsCommand())
 	a.add(root, groupOther, a.versionCommand(), a.completionCommand())
@@ -215,8 +215,12 @@ const requestTimeout = 2 * time.Minute
 
 // call gives a command a client of the daemon.
 func (a *app) call(f func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return a.callWithin(requestTimeout, f)
+}
+
+func (a *app) callWithin(limit time.Duration, f func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
+		ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 		defer cancel()
 		c := a.client()
 		defer c.Close()

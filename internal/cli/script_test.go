@@ -17,6 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"blockgate/backing/sheepdog/sheepfake"
 	"blockgate/internal/cli"
 )
 
@@ -35,15 +36,24 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// flock is a Sheepdog cluster of a script.
+type flock struct {
+	cluster *sheepfake.Cluster
+	node    *sheepfake.Sheep
+}
+
 // TestScripts runs testdata/script. Beside testscript's own commands there are
 //
 //	status N PROGRAM ARGS…   runs a program and wants the exit status N
 //	ready                    waits until a daemon says that it is ready
 //	urls FILE                sets $URL0, $URL1… and $PORTAL from what serve printed
 //	subst FILE…              puts the environment's values for $NAME into files
+//	sheep [stop|start]       a Sheepdog cluster of one node in memory; $SHEEP is the
+//	                         beginning of its volumes' URLs
 //	same WORD FILE FILE      wants the same line with WORD in both files
 func TestScripts(t *testing.T) {
 	type ready struct{}
+	type sheep struct{}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
@@ -60,6 +70,13 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { c.Close() })
 			env.Values[ready{}] = c
+			f := new(flock)
+			env.Values[sheep{}] = f
+			env.Defer(func() {
+				if f.cluster != nil {
+					f.cluster.Close()
+				}
+			})
 			// Only what runs beside the script is told of it: a READY=1
 			// of a command that has ended would be taken for the next one's.
 			env.Setenv("NOTIFY", "NOTIFY_SOCKET="+path)
@@ -112,6 +129,23 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("%q and %q", a, b)
 				}
 			},
+			"sheep": func(ts *testscript.TestScript, neg bool, args []string) {
+				if len(args) == 1 && args[0] == "stop" {
+					ts.Value(sheep{}).(*flock).node.Stop()
+					return
+				}
+				if len(args) == 1 && args[0] == "start" {
+					ts.Check(ts.Value(sheep{}).(*flock).node.Start())
+					return
+				}
+				f := ts.Value(sheep{}).(*flock)
+				f.cluster = sheepfake.New(sheepfake.Options{Copies: 1, BlockShift: 22})
+				sock := filepath.Join(filepath.Dir(ts.Getenv("BLOCKGATE_SOCKET")), "sheep")
+				node, err := f.cluster.Start("unix", sock)
+				ts.Check(err)
+				f.node = node
+				ts.Setenv("SHEEP", "sheepdog:unix:"+sock)
+			},
 			"urls": func(ts *testscript.TestScript, neg bool, args []string) {
 				out := ts.ReadFile(args[0])
 				for i, m := range regexp.MustCompile(`(?m)^url +(\S+)$`).FindAllStringSubmatch(out, -1) {
@@ -128,7 +162,8 @@ func TestScripts(t *testing.T) {
 // TestHelp keeps the help pages as they were last looked at.
 func TestHelp(t *testing.T) {
 	pages := [][]string{{}}
-	for _, p := range strings.Split("serve,daemon,volume,volume create,volume list,volume show,volume resize,volume retry,volume delete,"+
+	for _, p := range strings.Split("serve,daemon,volume,volume create,volume list,volume show,volume resize,volume clone,volume retry,volume delete,"+
+		"snapshot,snapshot create,snapshot list,snapshot delete,"+
 		"target,target create,target list,target show,target set,target delete,target group,target group list,target group set,lun,lun add,lun remove,lun list,portal,portal add,portal remove,portal list,"+
 		"initiator,initiator allow,initiator deny,initiator list,account,account create,account list,account delete,"+
 		"apply,diff,export,import,history,rollback,"+

@@ -67,7 +67,7 @@ exit status becomes that of serve.`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.size, "size", "", "create files that do not exist with this size: 512M, 10G, 2T")
+	f.StringVar(&o.size, "size", "", "create files (and sheepdog volumes) that do not exist with this size: 512M, 10G, 2T")
 	f.StringArrayVar(&o.listen, "listen", nil, "address to listen on (default 127.0.0.1:3260; port 0 takes a free one; repeat for more)")
 	f.StringVar(&o.chap, "chap", "", "ask for CHAP: USER:SECRET, or USER to be asked or to take $BLOCKGATE_CHAP_SECRET")
 	f.BoolVar(&o.readOnly, "read-only", false, "open the stores read-only; initiators find them write-protected")
@@ -171,12 +171,18 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 			asDisc(&v)
 		}
 		fresh := false
-		if engineOf(url) == "file" {
+		switch engineOf(url) {
+		case "file":
 			v.Size = size
 			_, err := os.Stat(strings.TrimPrefix(url, "file:"))
 			fresh = os.IsNotExist(err)
 			if fresh && v.ReadOnly {
 				v.Size = 0
+			}
+		case "ram", "null": // their names have their sizes
+		default:
+			if !v.ReadOnly {
+				v.Size = size // the engine makes the store, or says that it cannot
 			}
 		}
 		s.volumes, s.created = append(s.volumes, v), append(s.created, fresh)
@@ -330,6 +336,11 @@ func (s *setup) apply(ctx context.Context, d *daemon.Daemon) error {
 			return err
 		}
 		s.warnings = done.Warnings
+	}
+	for _, v := range d.Volumes(ctx) {
+		if v.Status.State == v1.Failed {
+			s.warnings = append(s.warnings, fmt.Sprintf("volume %q is not ready: %s%s", v.Name, v.Status.Error, attempts(&v.Status)))
+		}
 	}
 	for _, t := range d.Targets(ctx) {
 		if s.target == "" || t.Name == s.target {

@@ -21,7 +21,7 @@ func (a *app) volumeCommand() *cobra.Command {
 engine holds. It becomes a disk for initiators when it is mapped into a target
 as a LUN (see: blockgate lun).`,
 		Example: examples("blockgate volume create db /srv/db.img --size 100G", "blockgate volume list", "blockgate volume delete db"),
-	}, a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeResize(), a.volumeRetry(), a.volumeDelete())
+	}, a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeResize(), a.volumeClone(), a.volumeRetry(), a.volumeDelete())
 }
 
 func (a *app) volumeCreate() *cobra.Command {
@@ -150,7 +150,7 @@ func volumeTable(list []v1.Volume) *table {
 		}
 		st := v.Status.State
 		if v.Status.Error != "" {
-			st += ": " + v.Status.Error
+			st += ": " + v.Status.Error + attempts(&v.Status)
 		} else if v.Status.ReadOnly {
 			st += ", read-only"
 		}
