@@ -10,6 +10,7 @@ import (
 
 	"blockgate/backing"
 	"blockgate/backing/plugin/internal/control"
+	"blockgate/nbd/server"
 )
 
 // maxCalls is how many requests of the control channel are carried out at the
@@ -20,16 +21,15 @@ const maxCalls = 64
 type session struct {
 	engine Engine
 	conn   *control.Conn
-	data   net.Conn
+	data   *net.UnixConn
 	ended  chan error // has the outcome of an orderly end
-	calls  sync.WaitGroup
 
 	mu     sync.Mutex
 	busy   int // calls under way
 	opened bool
 	store  backing.Store
-	served chan struct{} // closed when no data is served any more
-	stop   func()        // ends the notices
+	server *server.Server
+	stop   func() // ends the notices
 }
 
 // handle carries a request out, those that may wait on a goroutine of their own.
@@ -123,9 +123,9 @@ func (s *session) open(ctx context.Context, in control.Open) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	served := make(chan struct{})
+	srv := newServer(store)
 	s.mu.Lock()
-	s.store, s.served = store, served
+	s.store, s.server = store, srv
 	s.mu.Unlock()
 	a := control.OpenAnswer{
 		Info: backing.InfoOf(store), Caps: control.CapNames(backing.CapsOf(store)), Library: library, Status: status(store),
@@ -134,10 +134,7 @@ func (s *session) open(ctx context.Context, in control.Open) (any, error) {
 		a.Durable = d.Durable()
 	}
 	s.watch(store)
-	go func() {
-		defer close(served)
-		serveData(ctx, s.data, store)
-	}()
+	go srv.Serve(arrivals{s.data}, server.Access{})
 	return a, nil
 }
 
@@ -186,17 +183,17 @@ func status(store backing.Store) control.Status {
 	return st
 }
 
-// close closes the store after what was sent by NBD has been carried out.
+// close closes the store when no data is served any more. The gateway has closed
+// its connections before, after the last answer.
 func (s *session) close() error {
 	s.mu.Lock()
-	store, served, stop := s.store, s.served, s.stop
+	store, srv, stop := s.store, s.server, s.stop
 	s.store = nil
 	s.mu.Unlock()
 	if store == nil {
 		return nil
 	}
-	s.data.Close()
-	<-served
+	srv.Close()
 	if stop != nil {
 		stop()
 	}

@@ -111,7 +111,7 @@ func Main(e Engine) int {
 	}
 	ctl, err := inherited(control.FD, "control")
 	if err == nil {
-		var data net.Conn
+		var data *net.UnixConn
 		if data, err = inherited(control.DataFD, "data"); err == nil {
 			err = Serve(e, ctl, data)
 		}
@@ -131,7 +131,7 @@ func Main(e Engine) int {
 var errByHand = errors.New("not started by blockgate")
 
 // inherited is a socket that the gateway has left open for this process.
-func inherited(fd uintptr, name string) (net.Conn, error) {
+func inherited(fd uintptr, name string) (*net.UnixConn, error) {
 	f := os.NewFile(fd, name)
 	if f == nil {
 		return nil, errByHand
@@ -141,7 +141,11 @@ func inherited(fd uintptr, name string) (net.Conn, error) {
 	if err != nil {
 		return nil, errByHand
 	}
-	return c, nil
+	if u, ok := c.(*net.UnixConn); ok {
+		return u, nil
+	}
+	c.Close()
+	return nil, errByHand
 }
 
 func version() string {
@@ -154,9 +158,10 @@ func version() string {
 // closeTime is how long a store may take to be closed when it was not asked for.
 const closeTime = 2 * time.Second
 
-// Serve serves one store over two connections until it has been closed, or the
-// gateway has gone. It owns both.
-func Serve(e Engine, ctl, data net.Conn) error {
+// Serve serves one store until it has been closed, or the gateway has gone. ctl is
+// the control channel; each byte of data brings the descriptor of a connection for
+// NBD. It owns both.
+func Serve(e Engine, ctl, data *net.UnixConn) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := &session{engine: e, conn: control.NewConn(ctl), data: data, ended: make(chan error, 1)}

@@ -25,7 +25,7 @@ const Protocol = 1
 // Descriptors that a plugin finds open when it starts.
 const (
 	FD     = 3 // the control channel, one end of a pair of stream sockets
-	DataFD = 4 // the same for NBD; the plugin is the server
+	DataFD = 4 // the same; each byte that comes brings one end of a connection for NBD, of which the plugin is the server
 )
 
 // MaxMessage is how long a frame may be, in bytes: a compare-and-write of 1 MiB,
