@@ -35,6 +35,14 @@ func (m *manager) lineUnit(t *tgtconf.Target, s *tgtconf.Store, tid int) string 
 		option("bsoflags", s.Bsoflags) + option("blocksize", s.BlockSize)
 }
 
+func (m *manager) lineParam(t *tgtconf.Target, p tgtconf.Param, tid int) string {
+	return fmt.Sprintf("%s --lld %s --mode target --op update --tid %d --name %s --value %s", m.adm(), m.driver(t), tid, p.Name, p.Value)
+}
+
+func (m *manager) lineAddress(t *tgtconf.Target, a tgtconf.Value, tid int) string {
+	return fmt.Sprintf("%s --lld %s --op bind --mode target --tid %d -I %s", m.adm(), m.driver(t), tid, a.Text)
+}
+
 // linesStore are the lines that make one store.
 func (m *manager) linesStore(t *tgtconf.Target, s *tgtconf.Store, tid int) []string {
 	out := []string{m.lineUnit(t, s, tid)}
@@ -60,9 +68,6 @@ func (m *manager) linesStore(t *tgtconf.Target, s *tgtconf.Store, tid int) []str
 // linesRest are the lines for what is not a store, after its parameters.
 func (m *manager) linesRest(t *tgtconf.Target, tid int) (params, rest []string) {
 	lld := fmt.Sprintf("%s --lld %s", m.adm(), m.driver(t))
-	param := func(p tgtconf.Param) string {
-		return fmt.Sprintf("%s --mode target --op update --tid %d --name %s --value %s", lld, tid, p.Name, p.Value)
-	}
 	account := func(a tgtconf.Account, ending string) {
 		rest = append(rest, fmt.Sprintf("%s --mode account --op new --user=%s --password=%s", lld, a.User, hidden),
 			fmt.Sprintf("%s --mode account --op bind --tid=%d --user=%s%s", lld, tid, a.User, ending))
@@ -71,7 +76,7 @@ func (m *manager) linesRest(t *tgtconf.Target, tid int) (params, rest []string) 
 		account(a, "")
 	}
 	for _, v := range t.Addresses {
-		rest = append(rest, fmt.Sprintf("%s --op bind --mode target --tid %d -I %s", lld, tid, v.Text))
+		rest = append(rest, m.lineAddress(t, v, tid))
 	}
 	for _, v := range t.Names {
 		rest = append(rest, fmt.Sprintf("%s --op bind --mode target --tid %d -Q %s", lld, tid, v.Text))
@@ -81,9 +86,9 @@ func (m *manager) linesRest(t *tgtconf.Target, tid int) (params, rest []string) 
 	}
 	for _, p := range t.Params {
 		if strings.HasPrefix(p.Name, "state") {
-			rest = append(rest, param(p))
+			rest = append(rest, m.lineParam(t, p, tid))
 		} else {
-			params = append(params, param(p))
+			params = append(params, m.lineParam(t, p, tid))
 		}
 	}
 	if t.OpenToAll() && len(t.Names) == 0 {

@@ -155,6 +155,12 @@ func (c *control) serve(conn net.Conn) error {
 	}
 	n, err := wireLength(b)
 	if err != nil {
+		if n > 0 && n <= wireDiscard {
+			// tgtadm would be killed by a socket that closes while it writes.
+			io.CopyN(io.Discard, in, int64(n-wireHeader))
+			conn.SetWriteDeadline(time.Now().Add(controlPatience))
+			conn.Write(encodeAnswer(errorCode(msgInvalid), ""))
+		}
 		return err
 	}
 	b = append(b, make([]byte, n-wireHeader)...)

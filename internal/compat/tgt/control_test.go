@@ -147,7 +147,8 @@ func TestControlGarbage(t *testing.T) {
 			t.Errorf("answered with %d, %q", code, text)
 		}
 	}
-	for _, b := range [][]byte{unended, command("{"), command("[]")} {
+	tooLong := wireText(modeUnit, opNew, 1, 1, "path="+strings.Repeat("x", wireLimit))
+	for _, b := range [][]byte{tooLong, unended, command("{"), command("[]")} {
 		if code, _, err := w.talk(b); err != nil || code != 17 {
 			t.Errorf("code %d, %v", code, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 )
 
 // Exit statuses of tgtadm: errno values of Linux, and 1 for unknown words.
@@ -188,6 +189,11 @@ func parseTgtadm(args []string, stdout, stderr io.Writer) (*request, *exit) {
 				fmt.Fprintf(stderr, "tgtadm: unknown operation: %s\n", p.value)
 				return nil, &exit{exitUnknown}
 			}
+		case 'B':
+			// No driver here has SCSI hosts, so none is on a bus.
+			bus, _, _ := strings.Cut(p.value, ",")
+			fmt.Fprintf(stderr, "tgtadm: can't find bus: %s\n", bus)
+			return nil, &exit{exitInvalid}
 		case 'Y':
 			if r.deviceType, ok = parseDeviceType(p.value); !ok {
 				fmt.Fprintf(stderr, "tgtadm: unknown target type: %s\n", p.value)
@@ -276,8 +282,6 @@ func (r *request) setText(c byte, v string) {
 		r.force = true
 	case 'P':
 		r.params, r.hasParams = v, true
-	case 'B':
-		r.host = true
 	case 'O':
 		r.outgoing = true
 	}

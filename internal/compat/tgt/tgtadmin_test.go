@@ -282,11 +282,22 @@ func TestStoresThatCannotBe(t *testing.T) {
 	}
 	conf = w.conf("<target iqn.2024-01.com.example:x>\n backing-store DIR/b.img\n MaxBurstLength 1\n</target>\n<target iqn.2024-01.com.example:y>\n</target>\n")
 	out, stderr, rc = w.admin("-e", "-c", conf)
-	if rc != 22 || !strings.HasPrefix(stderr, "tgtadm: invalid request\n") || !strings.HasPrefix(out, "Command:\n\ttgtadm -C 0 --lld iscsi --op new") {
+	if rc != 22 || !strings.HasPrefix(stderr, "tgtadm: invalid request\n") || !strings.HasPrefix(out, "Command:\n\ttgtadm -C 0 --lld iscsi --mode target --op update --tid 3 --name MaxBurstLength --value 1\nexited with code: 22.\n") {
 		t.Errorf("%d, %q, %q", rc, out, stderr)
 	}
-	if _, _, rc := w.admin("-e", "--ignore-errors", "-c", conf); rc != 0 || !strings.Contains(w.must("--op show --mode target"), ":y\n") {
-		t.Errorf("--ignore-errors: %d", rc)
+	if shown := w.must2("--op show --mode target"); strings.Contains(shown, ":x\n") {
+		t.Errorf("half a target was made:\n%s", shown)
+	}
+	// Ignored, what is wrong is left out, and what remains is made: a target
+	// whose only address is none is open to nobody.
+	conf = w.conf("<target iqn.2024-01.com.example:x>\n backing-store DIR/b.img\n MaxBurstLength 1\n MaxConnections 2\n</target>\n" +
+		"<target iqn.2024-01.com.example:y>\n initiator-address 10.0.0.1/33\n</target>\n")
+	if out, stderr, rc := w.admin("-e", "--ignore-errors", "-c", conf); rc != 0 || out != "" || strings.Count(stderr, "tgtadm: invalid request\n  "+w.dir+"/targets.conf:") != 2 {
+		t.Errorf("--ignore-errors: %d, %q, %q", rc, out, stderr)
+	}
+	shown := w.must2("--op show --mode target")
+	if strings.Count(shown, "b.img\n") != 1 || strings.Count(shown, "        ALL\n") != 1 || !strings.Contains(shown, ":y\n") {
+		t.Errorf("--ignore-errors:\n%s", shown)
 	}
 	if _, stderr, rc := w.admin("-e", "-c", w.dir+"/nothing"); rc != 2 || stderr != "Config file "+w.dir+"/nothing not found. Exiting...\n" {
 		t.Errorf("no file: %d, %q", rc, stderr)

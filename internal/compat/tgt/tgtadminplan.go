@@ -48,6 +48,9 @@ func (m *manager) add(t *tgtconf.Target) error {
 		}
 		if try == 0 {
 			m.showTarget(t, tid, stores)
+			if t, err = m.sound(t, tid); err != nil {
+				return err
+			}
 		}
 		if m.pretend {
 			m.byID[tid] = t.Name
@@ -86,6 +89,9 @@ func (m *manager) change(t *tgtconf.Target, now *v1.Target) error {
 		return err
 	}
 	m.showTarget(t, now.ID, stores)
+	if t, err = m.sound(t, now.ID); err != nil {
+		return err
+	}
 	if m.pretend {
 		return nil
 	}
@@ -116,6 +122,44 @@ func (m *manager) change(t *tgtconf.Target, now *v1.Target) error {
 		}
 	}
 	return m.failed(m.lineFor(t, now.ID, stores, err), err)
+}
+
+// sound finds parameters and access rules that will be refused. With
+// --ignore-errors it leaves them out; a target that has addresses in the file is
+// not opened to all when none of them is left.
+func (m *manager) sound(t *tgtconf.Target, tid int) (*tgtconf.Target, error) {
+	if m.pretend {
+		return t, nil
+	}
+	c := *t
+	c.Params, c.Addresses = nil, nil
+	for _, p := range t.Params {
+		var probe state.Target
+		err := setTargetParam(&probe, p.Name, p.Value)
+		for k, v := range probe.Params {
+			if _, _, bad := state.CanonicalParam(k, v); bad != nil {
+				err = refuse("%s: %v", p.Pos, bad)
+			}
+		}
+		if err == nil {
+			c.Params = append(c.Params, p)
+		} else if err := m.failed(m.lineParam(t, p, tid), err); err != nil {
+			return nil, err
+		}
+	}
+	for _, a := range t.Addresses {
+		var err error
+		if a.Text != "ALL" {
+			_, err = state.ParseACLAddress(a.Text)
+		}
+		if err == nil {
+			c.Addresses = append(c.Addresses, a)
+		} else if err := m.failed(m.lineAddress(t, a, tid), refuse("%s: %v", a.Pos, err)); err != nil {
+			return nil, err
+		}
+	}
+	c.Closed = c.Closed || len(t.Addresses) > 0
+	return &c, nil
 }
 
 // wrong reports a target whose part of the file cannot be used.

@@ -14,8 +14,10 @@ import (
 const (
 	wireHeader = 120
 	// wireLimit bounds a request. tgtadm's own buffer has 8 KiB.
-	wireLimit  = 64 << 10
-	wireAnswer = 8 // bytes before an answer's text
+	wireLimit = 64 << 10
+	// wireDiscard bounds what is read and answered of those that are longer.
+	wireDiscard = 1 << 20
+	wireAnswer  = 8 // bytes before an answer's text
 )
 
 // wireCommand, as the mode, is our own: the text is a tgtadm command line as
@@ -40,11 +42,15 @@ const (
 
 var wire = binary.NativeEndian
 
-// wireLength is the length of a whole request by its header.
+// wireLength is the length of a whole request by its header. With an error, it is
+// that of one that is too long, or 0.
 func wireLength(header []byte) (int, error) {
 	n := wire.Uint32(header[atLength:])
-	if n < wireHeader || n > wireLimit {
+	switch {
+	case n < wireHeader:
 		return 0, fmt.Errorf("a request of %d bytes", n)
+	case n > wireLimit:
+		return int(n), fmt.Errorf("a request of %d bytes", n)
 	}
 	return int(n), nil
 }

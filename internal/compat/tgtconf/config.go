@@ -30,8 +30,10 @@ type Target struct {
 	// Addresses and Names are access rules. Without any address tgt-admin lets
 	// ALL in, whatever the names are; OpenToAll says so.
 	Addresses, Names []Value
-	Incoming         []Account
-	Outgoing         *Account
+	// Closed: there were addresses, and none of them is of use.
+	Closed   bool
+	Incoming []Account
+	Outgoing *Account
 	// Params are iSCSI keys, and at the end "state", by name.
 	Params []Param
 	// Err is the first thing that is wrong with the target; then the rest of it
@@ -41,7 +43,7 @@ type Target struct {
 
 // OpenToAll tells whether any initiator may log in as far as its address is
 // concerned.
-func (t *Target) OpenToAll() bool { return len(t.Addresses) == 0 }
+func (t *Target) OpenToAll() bool { return len(t.Addresses) == 0 && !t.Closed }
 
 // Store is a backing store of a target.
 type Store struct {
