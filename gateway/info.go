@@ -18,6 +18,7 @@ type VolumeInfo struct {
 	ReadOnly, Offline, Thin, Busy, WriteProtected, Locked bool  // Locked: an initiator prevents removal
 	Pending                                               bool  // its store is still to come; see AddPending
 	Snapshots                                             bool  // the store can have snapshots
+	Health                                                scsi.Health
 	Stats                                                 scsi.UnitStats
 }
 
@@ -59,7 +60,7 @@ func (v *volume) info() VolumeInfo {
 	i := VolumeInfo{
 		Name: v.cfg.Name, URL: v.cfg.URL, Store: backing.InfoOf(v.store), Size: v.store.Size(), BlockSize: v.unit.BlockSize(),
 		Offline: c.Offline, Busy: v.unit.Busy(), WriteProtected: v.unit.SoftwareWriteProtected(), Locked: v.unit.RemovalPrevented(),
-		Stats: v.unit.Stats(),
+		Health: v.unit.Health(), Stats: v.unit.Stats(),
 	}
 	i.ReadOnly = c.ReadOnly || i.Store.ReadOnly
 	_, discards := backing.As[backing.Discarder](v.store)

@@ -62,6 +62,8 @@ type volume struct {
 	// calls are those of the store beside the unit's. They begin with Gateway.mu
 	// held, while the volume has this store.
 	calls *sync.WaitGroup
+	// unfollow ends what follow began; it is called before calls is waited for.
+	unfollow func()
 	// opening, of a pending volume, is who opens its store now.
 	opening *opening
 }
@@ -128,8 +130,11 @@ func (g *Gateway) start(ctx context.Context, v *volume) error {
 		}
 		return err
 	}
+	// What is followed is this unit and store, whatever v has later.
+	opened := &volume{cfg: v.cfg, store: store, unit: unit, calls: new(sync.WaitGroup)}
+	opened.unfollow = g.follow(opened)
 	g.mu.Lock()
-	v.store, v.unit, v.calls = store, unit, new(sync.WaitGroup)
+	v.store, v.unit, v.calls, v.unfollow = store, unit, opened.calls, opened.unfollow
 	g.mu.Unlock()
 	return nil
 }
@@ -190,7 +195,7 @@ func (g *Gateway) open(ctx context.Context, cfg VolumeConfig) (backing.Store, er
 	go func() {
 		s, err := g.cfg.Engines.Open(ctx, cfg.URL, backing.OpenOptions{
 			ReadOnly: cfg.ReadOnly, Create: cfg.Create, CreateSize: cfg.Size,
-			Direct: cfg.Direct, Sync: cfg.Sync, Exclusive: true,
+			Direct: cfg.Direct, Sync: cfg.Sync, Exclusive: true, Stall: engineLimit(cfg.Unit.Stall),
 		})
 		if err == nil {
 			var top backing.Store
@@ -228,9 +233,9 @@ func wrap(s backing.Store, layers []Layer) (backing.Store, error) {
 
 // identify completes a unit: what it is by default, and who it is.
 func identify(u *scsi.UnitConfig) {
-	if plain := (scsi.UnitConfig{NAA: u.NAA, Serial: u.Serial}); *u == plain {
+	if plain := (scsi.UnitConfig{NAA: u.NAA, Serial: u.Serial, Stall: u.Stall}); *u == plain {
 		*u = DefaultUnit()
-		u.NAA, u.Serial = plain.NAA, plain.Serial
+		u.NAA, u.Serial, u.Stall = plain.NAA, plain.Serial, plain.Stall
 	}
 	if u.NAA == ([16]byte{}) {
 		rand.Read(u.NAA[:])
@@ -282,6 +287,7 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 			u.Vendor, u.Product, u.Revision, u.Serial, u.T10ID, u.NAA = n.Vendor, n.Product, n.Revision, n.Serial, n.T10ID, n.NAA
 			u.ReadOnly, u.Removable, u.Offline, u.Provisioning = n.ReadOnly, n.Removable, n.Offline, n.Provisioning
 			u.RotationRate, u.OptimalGranularity, u.OptimalLength = n.RotationRate, n.OptimalGranularity, n.OptimalLength
+			u.Stall = n.Stall
 			if _, none := old.store.(noMedium); none {
 				u.Offline = true
 			}
@@ -289,6 +295,7 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 		if err != nil {
 			return fmt.Errorf("volume %q: %w", cfg.Name, err)
 		}
+		backing.SetStall(old.store, engineLimit(cfg.Unit.Stall))
 		g.mu.Lock()
 		v.cfg = cfg
 		g.mu.Unlock()
@@ -342,7 +349,7 @@ func (g *Gateway) swap(v, next *volume) {
 }
 
 func (g *Gateway) swapLocked(v, next *volume) {
-	v.cfg, v.store, v.unit, v.calls = next.cfg, next.store, next.unit, next.calls
+	v.cfg, v.store, v.unit, v.calls, v.unfollow = next.cfg, next.store, next.unit, next.calls, next.unfollow
 	for _, m := range v.maps {
 		if err := m.target.dev.SetUnit(m.lun, v.unit); err != nil {
 			g.log.Error("gateway: LUN lost", "target", m.target.name, "lun", m.lun, "err", err)
@@ -397,6 +404,9 @@ func (g *Gateway) retire(ctx context.Context, v *volume) error {
 	go func() {
 		if stuck != nil {
 			unit.Close(context.Background())
+		}
+		if v.unfollow != nil {
+			v.unfollow()
 		}
 		v.calls.Wait()
 		err := store.Close()
