@@ -7,6 +7,7 @@ import (
 	"blockgate/backing/file"
 	"blockgate/backing/nbd"
 	"blockgate/backing/null"
+	"blockgate/backing/plugin"
 	"blockgate/backing/ram"
 	"blockgate/backing/sheepdog"
 )
@@ -22,6 +23,7 @@ func Default() *backing.Registry {
 	}
 	r.Register("null", null.Open)
 	r.Register("ram", ram.Open)
+	r.Register("rbd", plugin.Engine("rbd"))
 	r.Register("sheepdog", sheepdog.Open)
 	return r
 }
