@@ -26,6 +26,7 @@ import (
 	"blockgate/backing/engines"
 	"blockgate/iscsi"
 	"blockgate/iscsi/server"
+	nbdserver "blockgate/nbd/server"
 	"blockgate/scsi"
 )
 
@@ -66,6 +67,7 @@ type Gateway struct {
 	cfg Config
 	log *slog.Logger
 	srv *server.Server
+	nbd *nbdserver.Server
 	// copies lets the volumes copy from and to each other.
 	copies *scsi.CopyManager
 
@@ -73,13 +75,15 @@ type Gateway struct {
 
 	// mu guards what follows. It is never held over a call of a store, the
 	// network, or the iSCSI server.
-	mu        sync.RWMutex
-	volumes   map[string]*volume
-	targets   map[string]*target
-	portals   map[string]*portal
-	discovery iscsi.AuthPolicy
-	lingering map[*volume]struct{}
-	closed    bool
+	mu         sync.RWMutex
+	volumes    map[string]*volume
+	targets    map[string]*target
+	portals    map[string]*portal
+	exports    map[string]*export
+	nbdPortals map[string]*nbdPortal
+	discovery  iscsi.AuthPolicy
+	lingering  map[*volume]struct{}
+	closed     bool
 
 	serving sync.WaitGroup // Serve of the portals
 }
@@ -107,10 +111,14 @@ func New(cfg Config) (*Gateway, error) {
 	g := &Gateway{
 		cfg: cfg, log: cfg.Logger, copies: scsi.NewCopyManager(),
 		volumes: map[string]*volume{}, targets: map[string]*target{}, portals: map[string]*portal{},
+		exports: map[string]*export{}, nbdPortals: map[string]*nbdPortal{},
 		lingering: map[*volume]struct{}{},
 	}
 	g.srv = server.New(server.Config{
 		Directory: directory{g}, Logger: cfg.Logger, Memory: cfg.Memory, LoginTimeout: cfg.LoginTimeout,
+	})
+	g.nbd = nbdserver.New(nbdserver.Config{
+		Directory: nbdDirectory{g}, Logger: cfg.Logger, Memory: cfg.Memory, LoginTimeout: cfg.LoginTimeout,
 	})
 	return g, nil
 }
@@ -156,10 +164,12 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 // names it.
 func (g *Gateway) Close() error {
 	g.srv.Close()
+	g.nbd.Close()
 	g.mu.Lock()
 	g.closed = true
 	volumes := g.volumes
 	g.volumes, g.targets, g.portals = map[string]*volume{}, map[string]*target{}, map[string]*portal{}
+	g.exports, g.nbdPortals = map[string]*export{}, map[string]*nbdPortal{}
 	g.mu.Unlock()
 	g.serving.Wait()
 

@@ -349,12 +349,14 @@ func (g *Gateway) swap(v, next *volume) {
 }
 
 func (g *Gateway) swapLocked(v, next *volume) {
+	another := v.cfg.URL != next.cfg.URL || v.unit.BlockSize() != next.unit.BlockSize()
 	v.cfg, v.store, v.unit, v.calls, v.unfollow = next.cfg, next.store, next.unit, next.calls, next.unfollow
 	for _, m := range v.maps {
 		if err := m.target.dev.SetUnit(m.lun, v.unit); err != nil {
 			g.log.Error("gateway: LUN lost", "target", m.target.name, "lun", m.lun, "err", err)
 		}
 	}
+	g.swapExportsLocked(v, another)
 }
 
 // RemoveVolume takes a volume that is no LUN any more out of use and closes its
@@ -370,6 +372,10 @@ func (g *Gateway) RemoveVolume(ctx context.Context, name string) error {
 		m := v.maps[0]
 		g.mu.Unlock()
 		return fmt.Errorf("volume %q: %w as LUN %d of %q", name, ErrInUse, m.lun, m.target.name)
+	}
+	if e := g.exportOfLocked(v); e != "" {
+		g.mu.Unlock()
+		return fmt.Errorf("volume %q: %w as NBD export %q", name, ErrInUse, e)
 	}
 	delete(g.volumes, name)
 	if v.opening != nil {

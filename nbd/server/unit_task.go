@@ -149,6 +149,12 @@ func (t *unitTask) start() bool {
 			return false
 		}
 		if u := t.task.Unit(); u != t.s.unit.Load() {
+			if uint64(u.BlockSize()) != t.s.block {
+				// Its blocks are others now: what the client was told is wrong.
+				gone := sense.LUNotSupported()
+				t.task.Abandon(&gone)
+				return true
+			}
 			t.s.unit.Store(u)
 		}
 		t.task.Out = t.out
