@@ -94,7 +94,11 @@ func (u *Unit) healthLocked() Health {
 	case w.stalled:
 		h.State, h.Since, h.Reason = HealthStalled, w.stalledAt, "the store does not answer"
 		if t, _ := u.oldestLocked(); t != nil {
-			h.Reason += fmt.Sprintf(": it has %d commands, the first of them %s", h.Inside, t.row.Name)
+			plural := "s"
+			if h.Inside == 1 {
+				plural = ""
+			}
+			h.Reason += fmt.Sprintf(": it has %d command%s, the first of them %s", h.Inside, plural, t.row.Name)
 		}
 	case w.errors >= failingErrors:
 		h.State, h.Since, h.Reason = HealthFailing, w.errorsAt, w.lastError

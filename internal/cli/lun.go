@@ -99,6 +99,7 @@ func (a *app) lunList() *cobra.Command {
 					if u.Volume.Status.Error != "" {
 						st += ": " + u.Volume.Status.Error
 					}
+					st += healthText(&u.Volume.Status)
 					t.add(fmt.Sprint(u.Number), u.Volume.Name, formatSize(u.Volume.Status.Size), st, u.Volume.URL)
 				}
 				return t

@@ -47,6 +47,7 @@ type flock struct {
 //	status N PROGRAM ARGS…   runs a program and wants the exit status N
 //	ready                    waits until a daemon says that it is ready
 //	urls FILE                sets $URL0, $URL1… and $PORTAL from what serve printed
+//	port FILE                sets $PORT to the first port that a list of portals in JSON has
 //	subst FILE…              puts the environment's values for $NAME into files
 //	sheep [stop|start]       a Sheepdog cluster of one node in memory; $SHEEP is the
 //	                         beginning of its volumes' URLs
@@ -146,6 +147,13 @@ func TestScripts(t *testing.T) {
 				f.node = node
 				ts.Setenv("SHEEP", "sheepdog:unix:"+sock)
 			},
+			"port": func(ts *testscript.TestScript, neg bool, args []string) {
+				m := regexp.MustCompile(`"bound": "[^"]*:(\d+)"`).FindStringSubmatch(ts.ReadFile(args[0]))
+				if m == nil {
+					ts.Fatalf("no portal is bound")
+				}
+				ts.Setenv("PORT", m[1])
+			},
 			"urls": func(ts *testscript.TestScript, neg bool, args []string) {
 				out := ts.ReadFile(args[0])
 				for i, m := range regexp.MustCompile(`(?m)^url +(\S+)$`).FindAllStringSubmatch(out, -1) {
@@ -162,7 +170,7 @@ func TestScripts(t *testing.T) {
 // TestHelp keeps the help pages as they were last looked at.
 func TestHelp(t *testing.T) {
 	pages := [][]string{{}}
-	for _, p := range strings.Split("serve,daemon,volume,volume create,volume list,volume show,volume resize,volume clone,volume retry,volume delete,"+
+	for _, p := range strings.Split("serve,daemon,volume,volume create,volume list,volume show,volume set,volume resize,volume clone,volume retry,volume delete,"+
 		"snapshot,snapshot create,snapshot list,snapshot delete,"+
 		"target,target create,target list,target show,target set,target delete,target group,target group list,target group set,lun,lun add,lun remove,lun list,portal,portal add,portal remove,portal list,"+
 		"initiator,initiator allow,initiator deny,initiator list,account,account create,account list,account delete,"+

@@ -25,6 +25,7 @@ import (
 // serveOptions are the flags of serve.
 type serveOptions struct {
 	size, chap, stateDir, name string
+	stall                      string
 	listen                     []string
 	readOnly, verbose          bool
 	removable, cd              bool
@@ -74,6 +75,7 @@ exit status becomes that of serve.`,
 	f.BoolVar(&o.removable, "removable", false, "disks that initiators may eject")
 	f.BoolVar(&o.cd, "cd", false, "CD or DVD drives with ISO images in them")
 	f.IntVar(&o.blockSize, "block-size", 512, "logical block size in bytes, 512 or 4096")
+	stallFlag(c, &o.stall)
 	f.StringVar(&o.name, "name", "", "the target's iSCSI name (default made of this machine's name and the first store's)")
 	f.StringVar(&o.stateDir, "state", "", "keep the setup in this directory")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what happens")
@@ -165,7 +167,7 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 		if err != nil {
 			return nil, err
 		}
-		v := state.Volume{Name: unique(names, volumeName(url)), URL: url, ReadOnly: o.readOnly, BlockSize: o.blockSize}
+		v := state.Volume{Name: unique(names, volumeName(url)), URL: url, ReadOnly: o.readOnly, BlockSize: o.blockSize, Stall: o.stall}
 		v.Unit.Removable = o.removable
 		if o.cd {
 			asDisc(&v)
@@ -305,13 +307,16 @@ func (s *setup) apply(ctx context.Context, d *daemon.Daemon) error {
 		next := old.Volume
 		next.ReadOnly = v.ReadOnly || old.Unit.Type == "cd"
 		next.Unit.Removable = v.Unit.Removable
+		if v.Stall != "" {
+			next.Stall = v.Stall
+		}
 		switch {
 		case v.Unit.Type == "cd":
 			next.Unit.Type, next.BlockSize = "cd", 2048
 		case s.opts.blockSizeGiven:
 			next.BlockSize = v.BlockSize
 		}
-		if next.ReadOnly != old.ReadOnly || next.BlockSize != old.BlockSize || next.Unit.Removable != old.Unit.Removable || next.Unit.Type != old.Unit.Type {
+		if next.ReadOnly != old.ReadOnly || next.BlockSize != old.BlockSize || next.Unit.Removable != old.Unit.Removable || next.Stall != old.Stall || next.Unit.Type != old.Unit.Type {
 			ops = append(ops, state.Op{Verb: state.Update, Kind: state.KindVolume, Volume: &next})
 		}
 		v.Name = old.Name

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,7 @@ func (a *app) volumeCommand() *cobra.Command {
 engine holds. It becomes a disk for initiators when it is mapped into a target
 as a LUN (see: blockgate lun).`,
 		Example: examples("blockgate volume create db /srv/db.img --size 100G", "blockgate volume list", "blockgate volume delete db"),
-	}, a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeResize(), a.volumeClone(), a.volumeRetry(), a.volumeDelete())
+	}, a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeSet(), a.volumeResize(), a.volumeClone(), a.volumeRetry(), a.volumeDelete())
 }
 
 func (a *app) volumeCreate() *cobra.Command {
@@ -69,6 +70,7 @@ is made, sparse; what exists is never cut or overwritten.`,
 	f.BoolVar(&cd, "cd", false, "a CD or DVD drive with an ISO image in it")
 	f.BoolVar(&v.Direct, "direct", false, "bypass the page cache")
 	f.BoolVar(&v.Sync, "sync", false, "make every write durable before it is answered")
+	stallFlag(c, &v.Stall)
 	f.StringArrayVar(&layers, "layer", nil, "stack a layer on it, for example delay,read=1ms (repeat for more)")
 	return c
 }
@@ -154,6 +156,7 @@ func volumeTable(list []v1.Volume) *table {
 		} else if v.Status.ReadOnly {
 			st += ", read-only"
 		}
+		st += healthText(&v.Status)
 		url := v.URL
 		if url == "" {
 			url = "no medium"
@@ -161,6 +164,15 @@ func volumeTable(list []v1.Volume) *table {
 		t.add(v.Name, formatSize(v.Status.Size), fmt.Sprint(v.Status.BlockSize), st, url, strings.Join(used, ", "))
 	}
 	return t
+}
+
+// healthText says what is wrong with a store, if anything.
+func healthText(s *v1.VolumeStatus) string {
+	h := s.Health
+	if h == nil {
+		return ""
+	}
+	return fmt.Sprintf(" since %s: %s", h.Since.Format(time.DateTime), h.Reason)
 }
 
 func (a *app) volumeList() *cobra.Command {

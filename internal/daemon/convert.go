@@ -36,6 +36,10 @@ func (d *Daemon) volumeConfig(v state.Volume, create bool) (gateway.VolumeConfig
 			DescriptorSense: u.SenseFormat == 1,
 		},
 	}
+	var err error
+	if c.Unit.Stall, err = scsi.ParseStallPolicy(v.Stall); err != nil {
+		return c, err
+	}
 	if create && v.Size > 0 && !v.ReadOnly {
 		c.Create, c.Size = true, v.Size
 	}

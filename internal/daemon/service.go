@@ -14,6 +14,7 @@ import (
 	"blockgate/internal/state"
 	"blockgate/iscsi"
 	"blockgate/iscsi/server"
+	"blockgate/scsi"
 )
 
 var _ api.Service = (*Daemon)(nil)
@@ -70,6 +71,13 @@ func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], i gatew
 		ReadOnly: i.ReadOnly, Thin: i.Thin, SWP: i.WriteProtected, PreventRemoval: i.Locked, Busy: i.Busy,
 		UsedBy: s.UsersOf(v.Value.Name),
 	}}
+	if h := i.Health; h.State != scsi.HealthOK {
+		out.Status.State = v1.Failing
+		if h.State == scsi.HealthStalled {
+			out.Status.State = v1.Stalled
+		}
+		out.Status.Health = &v1.Health{State: h.State.String(), Since: h.Since, Reason: h.Reason, Errors: h.Errors, Inside: h.Inside}
+	}
 	if i.Offline {
 		out.Status.State = v1.Offline
 	}

@@ -14,11 +14,14 @@ type Volume struct {
 	// URL names the store: "file:/srv/a.img", "ram:1G", "null:1T".
 	URL string `json:"url"`
 	// Size is wanted at creation, in bytes; 0 takes the store as it is.
-	Size         int64   `json:"size,omitempty"`
-	BlockSize    int     `json:"blockSize,omitempty"` // 512 (default) or 4096
-	ReadOnly     bool    `json:"readOnly,omitempty"`
-	Direct       bool    `json:"direct,omitempty"`
-	Sync         bool    `json:"sync,omitempty"`
+	Size      int64 `json:"size,omitempty"`
+	BlockSize int   `json:"blockSize,omitempty"` // 512 (default) or 4096
+	ReadOnly  bool  `json:"readOnly,omitempty"`
+	Direct    bool  `json:"direct,omitempty"`
+	Sync      bool  `json:"sync,omitempty"`
+	// Stall is what becomes of commands while the store does not answer: "hold"
+	// (they wait; the same as ""), "fail=30s", "busy" or "busy=10s".
+	Stall        string  `json:"stall,omitempty"`
 	Bstype       string  `json:"bstype,omitempty"`       // as tgt's user named it: rdwr, aio, null, …
 	BackingStore string  `json:"backingStore,omitempty"` // as tgt's user named it
 	Layers       []Layer `json:"layers,omitempty"`

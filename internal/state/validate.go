@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"blockgate/backing"
+	"blockgate/scsi"
 )
 
 // Bounds on what a single resource may hold; they keep one request from
@@ -51,6 +52,14 @@ func (v *Volume) normalize(old *Volume) error {
 	}
 	if rest := v.Size % int64(v.BlockSize); rest != 0 {
 		return bad("", "the size of %d bytes is not a multiple of the block size, %d", v.Size, v.BlockSize)
+	}
+	switch p, err := scsi.ParseStallPolicy(v.Stall); {
+	case err != nil:
+		return bad("use hold, fail=30s or busy=10s", "%v", err)
+	case p.Action == scsi.StallHold:
+		v.Stall = ""
+	default:
+		v.Stall = p.String()
 	}
 	if len(v.Layers) > maxLayers {
 		return bad("", "more than %d layers", maxLayers)
@@ -151,7 +160,7 @@ func (t *Target) normalize() error {
 		}
 	}
 	for i, r := range t.ACL {
-		if err := checkRule(t.Name, r); err != nil {
+		if err := checkRule(KindTarget, t.Name, r); err != nil {
 			return err
 		}
 		if err := checkOwner(KindTarget, t.Name, r.Scope); err != nil {

@@ -75,6 +75,25 @@ func (c *Client) UpdateVolume(ctx context.Context, v state.Volume) (v1.Volume, e
 	return send[v1.Volume](ctx, c, http.MethodPut, "/v1/volumes/"+url.PathEscape(v.Name), v)
 }
 
+// ChangeVolume reads a volume, lets change modify it and writes it back, again if
+// someone else changed it in between.
+func (c *Client) ChangeVolume(ctx context.Context, name string, change func(*state.Volume) error) (v1.Result, error) {
+	for try := 0; ; try++ {
+		v, err := c.Volume(ctx, name)
+		if err != nil {
+			return v1.Result{}, err
+		}
+		if err := change(&v.Volume); err != nil {
+			return v1.Result{}, err
+		}
+		res, err := c.Apply(ctx, state.Op{Verb: state.Update, Kind: state.KindVolume, IfRevision: v.Revision, Volume: &v.Volume})
+		if e := state.ErrorOf(err); e != nil && e.Code == state.CodeRevision && try < 10 {
+			continue
+		}
+		return res, err
+	}
+}
+
 // DeleteVolume forgets a volume; its data stay. With force it is unmapped first.
 func (c *Client) DeleteVolume(ctx context.Context, name string, force bool) (v1.Result, error) {
 	return send[v1.Result](ctx, c, http.MethodDelete, "/v1/volumes/"+url.PathEscape(name)+forced(force), nil)

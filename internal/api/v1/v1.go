@@ -14,6 +14,9 @@ const (
 	Online  = "online"
 	Offline = "offline" // by an administrator
 	Failed  = "failed"  // Error says why
+	// Of a volume that runs, with VolumeStatus.Health:
+	Stalled = "stalled" // commands wait for a store that does not answer
+	Failing = "failing" // the store fails the commands that need it
 )
 
 // Volume is a volume and what has become of it.
@@ -27,8 +30,10 @@ type Volume struct {
 
 // VolumeStatus is how a volume runs. Sizes are bytes.
 type VolumeStatus struct {
-	State string `json:"state"` // online, offline, failed
+	State string `json:"state"` // online, offline, failed, stalled, failing
 	Error string `json:"error,omitempty"`
+	// Health is how the store of a volume that runs fares, if not well.
+	Health *Health `json:"health,omitempty"`
 	// Attempts, of a failed volume, is how often it was tried again since the
 	// daemon started or the volume last ran; NextAttempt is when that is done next.
 	// Without one nothing is tried.
@@ -47,6 +52,15 @@ type VolumeStatus struct {
 	PreventRemoval bool `json:"preventRemoval,omitempty"`
 	// Busy: commands are running.
 	Busy bool `json:"busy,omitempty"`
+}
+
+// Health is how a store fares.
+type Health struct {
+	State  string    `json:"state" enum:"stalled,failing,failed"` // failed: until it is opened again
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
+	Errors int       `json:"errors,omitempty"` // commands in a row that the store has failed
+	Inside int       `json:"inside,omitempty"` // commands that the store has not answered yet
 }
 
 // Target is a target and what has become of it.

@@ -126,7 +126,7 @@ func controller(tid int) unitView {
 func describe(tid int, lun uint64, v *v1.Volume) unitView {
 	u := unitView{
 		kind: "disk", id: v.Unit.SCSIID, serial: v.Unit.Serial, size: v.Status.Size, blockSize: v.BlockSize,
-		online: v.Status.State == v1.Online, removable: v.Unit.Removable, prevented: v.Status.PreventRemoval,
+		online: v.Status.State != v1.Offline && v.Status.State != v1.Failed, removable: v.Unit.Removable, prevented: v.Status.PreventRemoval,
 		readOnly: v.Status.ReadOnly || v.Unit.ReadOnly || v.ReadOnly, swp: v.Status.SWP,
 		thin: v.Status.Thin, flags: flagsShown(&v.Volume),
 	}
