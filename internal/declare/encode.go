@@ -27,7 +27,7 @@ func Encode(configs []state.Config) []byte {
 		if c.Scope != "" {
 			b.WriteString("scope: " + scalar(c.Scope) + "\n")
 		}
-		d := declared{Portals: c.Portals, Volumes: c.Volumes, Targets: c.Targets, LUNs: c.LUNs, ACL: c.ACL, System: c.System}
+		d := declared{Portals: c.Portals, Volumes: c.Volumes, Targets: c.Targets, LUNs: c.LUNs, ACL: c.ACL, System: c.System, NBDPortals: c.NBDPortals, Exports: c.Exports}
 		for _, a := range c.Accounts {
 			d.Accounts = append(d.Accounts, account{Account: a})
 		}

@@ -52,6 +52,20 @@ func Export(s *state.Snapshot, opt ExportOptions) []state.Config {
 	for _, t := range s.Targets() {
 		e.target(t.Value)
 	}
+	for _, p := range s.NBDPortals() {
+		if c := e.config(p.Value.Scope); c != nil {
+			v := p.Value
+			v.Scope = ""
+			c.NBDPortals = append(c.NBDPortals, v)
+		}
+	}
+	for _, x := range s.Exports() {
+		if c := e.config(x.Value.Scope); c != nil {
+			v := x.Value
+			v.Scope = ""
+			c.Exports = append(c.Exports, v)
+		}
+	}
 	if sys := s.System().Value; !untouched(sys) {
 		if c := e.config(sys.Scope); c != nil {
 			sys.Scope = ""

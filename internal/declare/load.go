@@ -17,6 +17,9 @@ type declared struct {
 	LUNs     []state.PlacedLUN  `json:"luns,omitempty"`
 	ACL      []state.PlacedRule `json:"acl,omitempty"`
 	System   *state.System      `json:"system,omitempty"`
+
+	NBDPortals []state.NBDPortal `json:"nbdPortals,omitempty"`
+	Exports    []state.Export    `json:"exports,omitempty"`
 }
 
 // account has its secret in the file, in another file or in the environment,
@@ -107,6 +110,23 @@ func (s *Set) add(doc *document, d *decoder, at Position, secrets Secrets) error
 			return err
 		}
 		c.Targets = append(c.Targets, t)
+	}
+	for i, p := range doc.NBDPortals {
+		addr, err := state.ParseNBDPortal(p.Address)
+		if err != nil {
+			return fail(d.elem("nbdPortals", i), state.ErrorOf(err).Hint, "%v", err)
+		}
+		p.Address = addr
+		if err := claim(object(state.KindNBDPortal, addr), d.elem("nbdPortals", i)); err != nil {
+			return err
+		}
+		c.NBDPortals = append(c.NBDPortals, p)
+	}
+	for i, e := range doc.Exports {
+		if err := claim(object(state.KindExport, e.Name), d.elem("exports", i)); err != nil {
+			return err
+		}
+		c.Exports = append(c.Exports, e)
 	}
 	c.LUNs, c.ACL = append(c.LUNs, doc.LUNs...), append(c.ACL, doc.ACL...)
 	if doc.System != nil {

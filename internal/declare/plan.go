@@ -40,7 +40,7 @@ func Ops(s *state.Snapshot, configs []state.Config, opt Options) ([]state.Op, er
 		}
 		p.scopes[c.Scope] = true
 	}
-	for _, step := range []func([]state.Config) error{p.portals, p.accounts, p.volumes, p.targets, p.system} {
+	for _, step := range []func([]state.Config) error{p.portals, p.accounts, p.volumes, p.targets, p.nbdPortals, p.exports, p.system} {
 		if err := step(configs); err != nil {
 			return nil, err
 		}

@@ -87,6 +87,10 @@ func decode(items []Item, revision uint64) (*Snapshot, error) {
 			err = load(b.accounts, name, it)
 		case KindPortal:
 			err = load(b.portals, name, it)
+		case KindExport:
+			err = load(b.exports, name, it)
+		case KindNBDPortal:
+			err = load(b.nbdPortals, name, it)
 		case KindSystem:
 			b.system.Revision = it.Revision
 			err = json.Unmarshal(it.Value, &b.system.Value)
@@ -172,6 +176,12 @@ func (s *Snapshot) resource(k Kind, name string) (any, uint64) {
 	case KindPortal:
 		v := s.portals.get(name)
 		return v.Value, v.Revision
+	case KindExport:
+		v := s.exports.get(name)
+		return v.Value, v.Revision
+	case KindNBDPortal:
+		v := s.nbdPortals.get(name)
+		return v.Value, v.Revision
 	}
 	return s.system.Value, s.system.Revision
 }
@@ -201,6 +211,14 @@ func (p *Plan) stamp(rev uint64) {
 			v := n.portals.get(c.Name)
 			v.Revision = rev
 			n.portals.set(c.Name, v)
+		case KindExport:
+			v := n.exports.get(c.Name)
+			v.Revision = rev
+			n.exports.set(c.Name, v)
+		case KindNBDPortal:
+			v := n.nbdPortals.get(c.Name)
+			v.Revision = rev
+			n.nbdPortals.set(c.Name, v)
 		case KindSystem:
 			n.system.Revision = rev
 		}

@@ -35,6 +35,10 @@ func (b *builder) own(k Kind) {
 		b.accounts = b.accounts.edit()
 	case KindPortal:
 		b.portals = b.portals.edit()
+	case KindExport:
+		b.exports = b.exports.edit()
+	case KindNBDPortal:
+		b.nbdPortals = b.nbdPortals.edit()
 	}
 }
 
@@ -77,6 +81,10 @@ func (s *Snapshot) has(k Kind, name string) (ok bool) {
 		_, ok = s.accounts.find(name)
 	case KindPortal:
 		_, ok = s.portals.find(name)
+	case KindExport:
+		_, ok = s.exports.find(name)
+	case KindNBDPortal:
+		_, ok = s.nbdPortals.find(name)
 	case KindSystem:
 		ok = true
 	}

@@ -16,6 +16,9 @@ type Config struct {
 	LUNs   []PlacedLUN  `json:"luns,omitempty"`
 	ACL    []PlacedRule `json:"acl,omitempty"`
 	System *System      `json:"system,omitempty"` // nil: not declared
+
+	NBDPortals []NBDPortal `json:"nbdPortals,omitempty"`
+	Exports    []Export    `json:"exports,omitempty"`
 }
 
 // PlacedLUN is a LUN with the name of its target.

@@ -14,7 +14,7 @@ import (
 // it.
 type Difference struct {
 	Verb Verb   `json:"verb" enum:"create,update,delete"`
-	Kind Kind   `json:"kind" enum:"volume,target,lun,acl,account,portal,system"`
+	Kind Kind   `json:"kind" enum:"volume,target,lun,acl,account,portal,system,export,nbdportal"`
 	Name string `json:"name"`
 	// Part is the LUN's number or who the access rule is for.
 	Part   string  `json:"part,omitempty"`
@@ -71,7 +71,7 @@ func word(s string) string {
 	return s
 }
 
-var kindOrder = map[Kind]int{KindSystem: 1, KindPortal: 2, KindAccount: 3, KindVolume: 4, KindTarget: 5}
+var kindOrder = map[Kind]int{KindSystem: 1, KindPortal: 2, KindAccount: 3, KindVolume: 4, KindTarget: 5, KindNBDPortal: 6, KindExport: 7}
 
 // Differences compares the resources in the images. The order depends on
 // nothing but their names.

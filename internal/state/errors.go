@@ -32,6 +32,7 @@ const (
 	CodeACLNotFound     = "acl_not_found"
 	CodeAccountNotFound = "account_not_found"
 	CodePortalNotFound  = "portal_not_found"
+	CodeExportNotFound  = "export_not_found"
 	CodeSessionNotFound = "session_not_found"
 	CodeConnNotFound    = "connection_not_found"
 	CodeVolumeExists    = "volume_exists"
@@ -41,6 +42,7 @@ const (
 	CodeACLExists       = "acl_exists"
 	CodeAccountExists   = "account_exists"
 	CodePortalExists    = "portal_exists"
+	CodeExportExists    = "export_exists"
 	CodeVolumeInUse     = "volume_in_use"
 	CodeAccountInUse    = "account_in_use"
 	CodeTargetActive    = "target_active"    // it has sessions

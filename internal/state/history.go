@@ -218,6 +218,12 @@ func (s *Snapshot) Restore(images []Image) (ops []Op, notes []string, err error)
 		case KindPortal:
 			op.Portal = &Portal{}
 			into(op.Portal)
+		case KindExport:
+			op.Export = &Export{}
+			into(op.Export)
+		case KindNBDPortal:
+			op.NBDPortal = &NBDPortal{}
+			into(op.NBDPortal)
 		case KindSystem:
 			op.Verb, op.System = Update, &System{}
 			into(op.System)
@@ -243,9 +249,9 @@ func (s *Snapshot) Restore(images []Image) (ops []Op, notes []string, err error)
 func Arrange(ops []Op) {
 	rank := func(o Op) int {
 		if o.Verb == Delete {
-			return map[Kind]int{KindTarget: 0, KindPortal: 1, KindVolume: 7, KindAccount: 8}[o.Kind]
+			return map[Kind]int{KindTarget: 0, KindExport: 0, KindPortal: 1, KindNBDPortal: 1, KindVolume: 7, KindAccount: 8}[o.Kind]
 		}
-		return map[Kind]int{KindPortal: 2, KindAccount: 3, KindVolume: 4, KindTarget: 5, KindSystem: 6}[o.Kind]
+		return map[Kind]int{KindPortal: 2, KindNBDPortal: 2, KindAccount: 3, KindVolume: 4, KindTarget: 5, KindExport: 5, KindSystem: 6}[o.Kind]
 	}
 	slices.SortStableFunc(ops, func(a, b Op) int { return rank(a) - rank(b) })
 }

@@ -13,14 +13,16 @@ const MaxTargetName = 223
 
 // CheckVolumeName tells what is wrong with a volume's name: 1 to 128 letters,
 // digits, dots, dashes and underscores, the first a letter or digit.
-func CheckVolumeName(name string) error {
+func CheckVolumeName(name string) error { return checkName(KindVolume, "a volume", name) }
+
+func checkName(k Kind, what, name string) error {
 	if name == "" || len(name) > 128 {
-		return invalid(CodeInvalidName, KindVolume, name, "", "a volume's name has 1 to 128 characters")
+		return invalid(CodeInvalidName, k, name, "", "%s's name has 1 to 128 characters", what)
 	}
 	for i, c := range []byte(name) {
 		if !alnum(c) && (i == 0 || !strings.ContainsRune("._-", rune(c))) {
-			return invalid(CodeInvalidName, KindVolume, name, "use letters, digits, '.', '-' and '_', beginning with a letter or digit",
-				"a volume's name cannot have %q at position %d", runeAt(name, i), i+1)
+			return invalid(CodeInvalidName, k, name, "use letters, digits, '.', '-' and '_', beginning with a letter or digit",
+				"%s's name cannot have %q at position %d", what, runeAt(name, i), i+1)
 		}
 	}
 	return nil
@@ -94,17 +96,19 @@ func checkAccount(a Account) error {
 // ParsePortal makes a portal's address canonical: "10.0.0.1", "10.0.0.1:3260",
 // "fe80::1%eth0", "[::]:3260". The port is 3260 if absent. Host names are
 // refused: what a name stands for can change under a running gateway.
-func ParsePortal(addr string) (string, error) {
+func ParsePortal(addr string) (string, error) { return parsePortal(KindPortal, addr, 3260) }
+
+func parsePortal(k Kind, addr string, port uint16) (string, error) {
 	bad := func(format string, a ...any) error {
-		return invalid(CodeInvalidValue, KindPortal, addr, "write it as 192.0.2.10:3260 or [2001:db8::10]:3260", format, a...)
+		return invalid(CodeInvalidValue, k, addr, fmt.Sprintf("write it as 192.0.2.10:%d or [2001:db8::10]:%d", port, port), format, a...)
 	}
 	if len(addr) > 255 {
 		return "", bad("is too long")
 	}
 	if a, err := portalIP(addr, true); err == nil {
-		return netip.AddrPortFrom(a, 3260).String(), nil
+		return netip.AddrPortFrom(a, port).String(), nil
 	}
-	host, port, ok := cutLast(addr, ':')
+	host, number, ok := cutLast(addr, ':')
 	if !ok {
 		return "", bad("is not an IP address with a port")
 	}
@@ -112,9 +116,9 @@ func ParsePortal(addr string) (string, error) {
 	if err != nil {
 		return "", bad("%q is not an IP address", host)
 	}
-	n, err := strconv.ParseUint(port, 10, 16)
+	n, err := strconv.ParseUint(number, 10, 16)
 	if err != nil {
-		return "", bad("%q is not a TCP port", port)
+		return "", bad("%q is not a TCP port", number)
 	}
 	return netip.AddrPortFrom(a, uint16(n)).String(), nil
 }
@@ -170,7 +174,7 @@ func ParseACLAddress(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-func checkRule(target string, r ACLRule) error {
+func checkRule(k Kind, name string, r ACLRule) error {
 	n := 0
 	for _, set := range []bool{r.All, r.Address != "", r.Name != ""} {
 		if set {
@@ -178,15 +182,15 @@ func checkRule(target string, r ACLRule) error {
 		}
 	}
 	if n != 1 {
-		return invalid(CodeInvalidValue, KindTarget, target, "", "an access rule is one of ALL, an address and an initiator name")
+		return invalid(CodeInvalidValue, k, name, "", "an access rule is one of ALL, an address and an initiator name")
 	}
 	if r.Address != "" {
 		if _, err := ParseACLAddress(r.Address); err != nil {
-			return invalid(CodeInvalidValue, KindTarget, target, "write it as 192.0.2.7, 192.0.2.0/24, [2001:db8::7] or [2001:db8::]/64", "access rule: %v", err)
+			return invalid(CodeInvalidValue, k, name, "write it as 192.0.2.7, 192.0.2.0/24, [2001:db8::7] or [2001:db8::]/64", "access rule: %v", err)
 		}
 	}
 	if len(r.Name) > MaxTargetName || !printable(r.Name) {
-		return invalid(CodeInvalidValue, KindTarget, target, "", "access rule: an initiator name has at most %d printable bytes", MaxTargetName)
+		return invalid(CodeInvalidValue, k, name, "", "access rule: an initiator name has at most %d printable bytes", MaxTargetName)
 	}
 	return nil
 }

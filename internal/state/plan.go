@@ -49,6 +49,10 @@ func (b *builder) apply(op *Op) error {
 		return b.applyAccount(op)
 	case KindPortal:
 		return b.applyPortal(op)
+	case KindExport:
+		return b.applyExport(op)
+	case KindNBDPortal:
+		return b.applyNBDPortal(op)
 	case KindSystem:
 		if op.System == nil || op.Verb == Delete || op.Verb == Create {
 			return &Error{Class: Usage, Code: CodeInvalidRequest, Object: "system", Reason: "the system settings can only be updated"}
@@ -76,6 +80,14 @@ func checkRevision(op *Op, obj string, rev uint64) error {
 		Reason: fmt.Sprintf("has changed meanwhile (revision %d, expected %d)", rev, op.IfRevision)}
 }
 
+// listOf is the command that lists a kind.
+func listOf(k Kind) string {
+	if k == KindExport || k == KindNBDPortal {
+		return "blockgate nbd list"
+	}
+	return fmt.Sprintf("blockgate %s list", k)
+}
+
 // checkVerb applies the rules that all kinds share.
 func checkVerb(op *Op, exists bool, rev uint64, given bool, notFound, there string) error {
 	if op.Verb != Delete && !given {
@@ -85,7 +97,7 @@ func checkVerb(op *Op, exists bool, rev uint64, given bool, notFound, there stri
 	case op.Verb == Create && exists:
 		return conflict(there, op.Kind, op.Name, "", "exists already")
 	case (op.Verb == Update || op.Verb == Delete) && !exists:
-		return missing(notFound, op.Kind, op.Name, fmt.Sprintf("blockgate %s list", op.Kind))
+		return missing(notFound, op.Kind, op.Name, listOf(op.Kind))
 	}
 	return checkRevision(op, object(op.Kind, op.Name), rev)
 }
@@ -111,6 +123,9 @@ func (b *builder) applyVolume(op *Op) error {
 				t.LUNs = slices.Delete(slices.Clone(t.LUNs), i, i+1)
 				b.setTarget(t)
 			}
+		}
+		if err := b.releaseExports(op); err != nil {
+			return err
 		}
 		b.own(KindVolume)
 		b.volumes.delete(op.Name)
@@ -379,6 +394,10 @@ func (b *builder) checkReferences() error {
 		case KindSystem:
 			sys := b.system.Value
 			if err := b.needAccounts(sys.DiscoveryAccounts, sys.DiscoveryOutgoingAccount); err != nil {
+				return err
+			}
+		case KindExport:
+			if err := b.checkExport(c.Name); err != nil {
 				return err
 			}
 		case KindVolume:

@@ -22,6 +22,9 @@ type Snapshot struct {
 	portals  *table[string, Stored[Portal]]
 	system   Stored[System]
 
+	exports    *table[string, Stored[Export]]
+	nbdPortals *table[string, Stored[NBDPortal]]
+
 	// Indexes, kept with the resources.
 	ids      *table[int, string]      // target by ID
 	users    *table[string, []LUNRef] // volume → where it is mapped
@@ -33,6 +36,7 @@ func emptySnapshot() *Snapshot {
 	return &Snapshot{
 		volumes: newTable[string, Stored[Volume]](), targets: newTable[string, Stored[Target]](),
 		accounts: newTable[string, Stored[Account]](), portals: newTable[string, Stored[Portal]](),
+		exports: newTable[string, Stored[Export]](), nbdPortals: newTable[string, Stored[NBDPortal]](),
 		ids: newTable[int, string](), users: newTable[string, []LUNRef](), portUses: newTable[uint16, int](),
 	}
 }

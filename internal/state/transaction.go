@@ -13,6 +13,9 @@ const (
 	KindAccount Kind = "account"
 	KindPortal  Kind = "portal"
 	KindSystem  Kind = "system"
+
+	KindExport    Kind = "export"
+	KindNBDPortal Kind = "nbdportal"
 )
 
 // Verb is what an operation does.
@@ -30,8 +33,8 @@ const (
 // effects in their order and take effect all or not at all.
 type Op struct {
 	Verb Verb `json:"verb" enum:"create,update,put,delete"`
-	Kind Kind `json:"kind" enum:"volume,target,lun,acl,account,portal,system"`
-	// Name is the volume, target, account or portal to delete or update; for the
+	Kind Kind `json:"kind" enum:"volume,target,lun,acl,account,portal,system,export,nbdportal"`
+	// Name is the volume, target, account, portal or export to delete or update; for the
 	// kinds lun and acl it is the target. Where a resource is given it may be empty.
 	Name string `json:"name,omitempty"`
 	// IfRevision, if not 0, is the revision the resource (for lun and acl: the
@@ -52,6 +55,9 @@ type Op struct {
 	Account *Account `json:"account,omitempty"` // an empty secret keeps the old one
 	Portal  *Portal  `json:"portal,omitempty"`
 	System  *System  `json:"system,omitempty"`
+
+	Export    *Export    `json:"export,omitempty"`
+	NBDPortal *NBDPortal `json:"nbdPortal,omitempty"`
 }
 
 // LUNRef names a LUN of a target.
