@@ -216,7 +216,7 @@ func toolError(err error) error {
 }
 
 func (a *app) selftestCommand() *cobra.Command {
-	var write bool
+	o := tools.SelftestOptions{}
 	c := &cobra.Command{
 		Use: "selftest URL", Short: "Log in to a target and prove that it works",
 		Long: `Log in to the unit of an iSCSI URL with the built-in initiator and check what it
@@ -226,10 +226,12 @@ is saved, written, read back, and put back as it was.`,
 		Example: examples("blockgate selftest iscsi://127.0.0.1:3260/iqn.2025-01.io.example:db/0", "blockgate selftest --write iscsi://10.0.0.1/iqn.2025-01.io.example:db/0",
 			"blockgate serve ram:64M -- sh -c 'blockgate selftest --write $BLOCKGATE_URL'"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return toolError(tools.Selftest(cmd.Context(), a.Stdout, args[0], tools.SelftestOptions{Write: write}))
+			return toolError(tools.Selftest(cmd.Context(), a.Stdout, args[0], o))
 		},
 	}
-	c.Flags().BoolVar(&write, "write", false, "also write, at the end of the unit; nobody else may use it meanwhile")
+	c.Flags().SortFlags = false
+	c.Flags().DurationVar(&o.Timeout, "timeout", tools.DefaultSelftestTimeout, "how long a check may take; the write test has six times that")
+	c.Flags().BoolVar(&o.Write, "write", false, "also write, at the end of the unit; nobody else may use it meanwhile")
 	return c
 }
 

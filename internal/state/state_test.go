@@ -344,6 +344,8 @@ func TestRefusals(t *testing.T) {
 		{vol(state.Volume{URL: "file:rel/a"}), state.CodeInvalidValue, state.Usage, "relative"},
 		{vol(state.Volume{URL: "ram:"}), state.CodeInvalidValue, state.Usage, "ram:"},
 		{vol(state.Volume{BlockSize: 1000}), state.CodeInvalidValue, state.Usage, "1000"},
+		{vol(state.Volume{Stall: "fail"}), state.CodeInvalidValue, state.Usage, "fail=30s"},
+		{vol(state.Volume{Stall: "busy=1ns"}), state.CodeInvalidValue, state.Usage, "100ms"},
 		{vol(state.Volume{Size: 1000}), state.CodeInvalidValue, state.Usage, "1000"},
 		{vol(state.Volume{Size: -512}), state.CodeInvalidValue, state.Usage, "-512"},
 		{vol(state.Volume{Unit: state.UnitParams{Vendor: "TOO LONG!"}}), state.CodeInvalidValue, state.Usage, "TOO LONG!"},

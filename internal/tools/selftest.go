@@ -26,9 +26,19 @@ type SelftestOptions struct {
 	// Region is how much of the end the write test uses, in bytes; 1 MiB if zero,
 	// at most 64 MiB, and no more than the unit has.
 	Region int64
+	// Timeout is how long one check may take, DefaultSelftestTimeout if zero; the
+	// write test has six times that. When one has taken longer, as on a store that
+	// hangs, those that would wait as well are left out.
+	Timeout time.Duration
 	// Configure, if not nil, changes how the test logs in.
 	Configure func(*initiator.Config)
 }
+
+// DefaultSelftestTimeout is for SelftestOptions.Timeout.
+const DefaultSelftestTimeout = 10 * time.Second
+
+// abandonTime is how long the test waits for the end of a command that it gave up.
+const abandonTime = time.Second
 
 // Selftest proves that the target of an iSCSI URL works: discovery, login, what
 // was negotiated, the unit's identity and capacity, reads that agree with each
@@ -40,6 +50,12 @@ func Selftest(ctx context.Context, w io.Writer, url string, o SelftestOptions) e
 	}
 	if o.Region < 0 || o.Region > 64<<20 {
 		return fmt.Errorf("%w: a region of %d bytes, 64 MiB are the most", ErrUsage, o.Region)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultSelftestTimeout
+	}
+	if o.Timeout < 0 {
+		return fmt.Errorf("%w: a timeout of %v", ErrUsage, o.Timeout)
 	}
 	u, err := initiator.ParseURL(url)
 	if err != nil {
@@ -65,16 +81,23 @@ type selftest struct {
 	u      *initiator.URL
 	s      *initiator.Session
 	d      *initiator.Disk
+	hangs  bool // a check was given up
 	checks int
 	bad    int
 	failed error // of the first check that failed
 }
 
-// check runs one check and writes its line; it reports success.
-func (t *selftest) check(name string, f func() (note string, err error)) bool {
+// check runs one check, for at most limit, and writes its line; it reports success.
+func (t *selftest) check(ctx context.Context, name string, limit time.Duration, f func(context.Context) (note string, err error)) bool {
 	t.checks++
-	note, err := f()
+	own, stop := context.WithTimeout(ctx, limit)
+	defer stop()
+	note, err := f(own)
 	if err != nil {
+		if own.Err() != nil && ctx.Err() == nil {
+			t.hangs = true
+			err = fmt.Errorf("no answer within %v (%w)", limit, err)
+		}
 		t.bad++
 		if t.failed == nil {
 			t.failed = fmt.Errorf("%s: %w", name, err)
@@ -87,27 +110,33 @@ func (t *selftest) check(name string, f func() (note string, err error)) bool {
 }
 
 func (t *selftest) all(ctx context.Context) {
-	ok := t.check("discovery", func() (string, error) { return t.discover(ctx) }) &&
-		t.check("login", func() (string, error) { return t.login(ctx) })
+	check := func(name string, f func(context.Context) (string, error)) bool {
+		return t.check(ctx, name, t.o.Timeout, f)
+	}
+	ok := check("discovery", t.discover) && check("login", t.login)
 	if t.s != nil {
 		defer t.s.Close()
 	}
 	if !ok {
 		return
 	}
-	t.check("ping", func() (string, error) { return "1000 bytes came back", t.s.Ping(ctx, pattern(1000, 1)) })
-	if !t.check("units", func() (string, error) { return t.units(ctx) }) ||
-		!t.check("inquiry", func() (string, error) { return t.inquiry(ctx) }) ||
-		!t.check("capacity", func() (string, error) { return t.capacity(ctx) }) {
+	check("ping", func(ctx context.Context) (string, error) {
+		return "1000 bytes came back", t.s.Ping(ctx, pattern(1000, 1))
+	})
+	if !check("units", t.units) || !check("inquiry", t.inquiry) || !check("capacity", t.capacity) {
 		return
 	}
-	t.check("identity", func() (string, error) { return t.identity(ctx) })
-	t.check("read", func() (string, error) { return t.read(ctx) })
-	t.check("beyond end", func() (string, error) { return t.beyond(ctx) })
-	if t.o.Write {
-		t.check("write", func() (string, error) { return t.write(ctx) })
+	check("identity", t.identity)
+	check("read", t.read)
+	if !t.hangs {
+		check("beyond end", t.beyond)
 	}
-	t.check("logout", func() (string, error) { return "", t.s.Logout(ctx) })
+	if t.o.Write && !t.hangs {
+		t.check(ctx, "write", 6*t.o.Timeout, t.write)
+	}
+	if t.s.Err() == nil {
+		check("logout", func(ctx context.Context) (string, error) { return "", t.s.Logout(ctx) })
+	}
 }
 
 func (t *selftest) discover(ctx context.Context) (string, error) {
@@ -129,6 +158,7 @@ func (t *selftest) discover(ctx context.Context) (string, error) {
 
 func (t *selftest) config() initiator.Config {
 	cfg := t.u.Config()
+	cfg.AbortTimeout = abandonTime
 	if t.o.Configure != nil {
 		t.o.Configure(&cfg)
 	}

@@ -16,6 +16,8 @@ import (
 	"go.uber.org/goleak"
 
 	"blockgate/backing"
+	"blockgate/backing/layer/base"
+	"blockgate/backing/layer/fault"
 	"blockgate/backing/ram"
 	"blockgate/iscsi"
 	"blockgate/iscsi/initiator"
@@ -176,6 +178,28 @@ func TestSelftestFindsWrongData(t *testing.T) {
 	}
 	if !bytes.Equal(before, content(t, store)) {
 		t.Error("what was there was not put back")
+	}
+}
+
+// A store that hangs is found in the time of a check, whether it gives calls up or
+// not.
+func TestSelftestOfAHungStore(t *testing.T) {
+	for _, action := range []fault.Action{fault.Hang, fault.Stick} {
+		store := fault.New(memory(t), 1, fault.Rule{Op: base.Read, Action: action})
+		url := serve(t, store, nil)
+		t.Cleanup(store.Clear)
+		var out bytes.Buffer
+		begin := time.Now()
+		err := Selftest(limited(t), &out, url, SelftestOptions{Write: true, Timeout: 300 * time.Millisecond})
+		if !errors.Is(err, ErrSelftest) || !strings.Contains(out.String(), "FAIL  read         no answer within 300ms") {
+			t.Errorf("%v: %v\n%s", action, err, out.String())
+		}
+		if strings.Contains(out.String(), "write") {
+			t.Errorf("the write test was tried:\n%s", out.String())
+		}
+		if d := time.Since(begin); d > 10*time.Second {
+			t.Errorf("it took %v", d)
+		}
 	}
 }
 
