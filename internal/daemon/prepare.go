@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"blockgate/backing"
 	"blockgate/internal/state"
@@ -207,8 +209,29 @@ func isNew(v state.Volume) bool {
 	if scheme != "file" || v.Size == 0 {
 		return false
 	}
-	_, err := os.Stat(path)
-	return errors.Is(err, fs.ErrNotExist)
+	missing, _ := soon(func() bool {
+		_, err := os.Stat(path)
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	return missing
+}
+
+// patience is how long a file system is waited for that is asked for no more than
+// a warning. One on a server that is gone keeps its callers for ever.
+const patience = 2 * time.Second
+
+// soon gives what f says, or reports false when that takes too long.
+func soon[T any](f func() T) (v T, ok bool) {
+	answer := make(chan T, 1)
+	go func() { answer <- f() }()
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case v = <-answer:
+		return v, true
+	case <-t.C:
+		return v, false
+	}
 }
 
 // warnSpace warns of a new file that is larger than what its file system has
@@ -216,7 +239,12 @@ func isNew(v state.Volume) bool {
 func (r *reconciler) warnSpace(v state.Volume) {
 	_, path := backing.SplitURL(v.URL)
 	dir := filepath.Dir(path)
-	free, ok := freeSpace(dir)
+	free, ok := soon(func() int64 {
+		if n, ok := freeSpace(dir); ok {
+			return n
+		}
+		return math.MaxInt64
+	})
 	if !ok || v.Size <= free {
 		return
 	}
