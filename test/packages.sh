@@ -2,17 +2,20 @@
 # The Debian packages that the tests and judges use, in one list.
 #   packages.sh [GROUP...]          installs what is missing (as root), then checks the commands
 #   packages.sh --check [GROUP...]  only checks; exit status 1 and a list when something is missing
-# Groups: test (make test, make judge, make soak), bench (make bench). Default: test.
+# Groups: test (make test, make judge, make soak), bench (make bench), judge (make
+# judge, besides test). Default: test.
 set -u
 declare -A PKGS=(
     # gcc and libc6-dev: the race detector; kmod, cpio, xz-utils: to build the guest; genisoimage: its CD
     [test]="tgt libiscsi-bin qemu-utils qemu-block-extra tshark qemu-system-x86 kmod cpio xz-utils genisoimage gcc libc6-dev"
     [bench]="tgt istgt iproute2 strace"
+    [judge]="libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"
 )
 # What must be callable, or there, afterwards.
 declare -A CMDS=(
     [test]="tgtadm tgt-admin iscsi-ls iscsi-inq iscsi-readcapacity16 iscsi-test-cu qemu-img qemu-io tshark qemu-system-x86_64 depmod cpio xz genisoimage gcc /usr/include/stdlib.h /usr/lib/*/qemu/block-iscsi.so"
     [bench]="tgtd tgtadm istgt ip ss strace"
+    [judge]="libvirtd virsh setpriv"
 )
 check=0
 [ "${1:-}" = --check ] && { check=1; shift; }
@@ -23,7 +26,7 @@ missing() {
     for g in "$@"; do for c in ${CMDS[$g]}; do PATH=$PATH:/usr/sbin:/sbin command -v "$c" >/dev/null || [ -f "$c" ] || echo "$c"; done; done
 }
 for g in "$@"; do
-    [ -n "${PKGS[$g]:-}" ] || { echo "packages.sh: no group '$g' (test, bench)" >&2; exit 2; }
+    [ -n "${PKGS[$g]:-}" ] || { echo "packages.sh: no group '$g' (test, bench, judge)" >&2; exit 2; }
 done
 lack=$(missing "$@")
 if [ -n "$lack" ] && [ $check = 0 ]; then

@@ -8,15 +8,16 @@ set -u
 cd "$(dirname "$(readlink -f "$0")")/../.." || exit 1
 set_=${1:-}
 case $set_ in
-all) limit=3600 pick=() ;;
+all) limit=3600 pick=() groups="test judge" ;;
 soak)
     export BLOCKGATE_SOAK_SECONDS=${SOAK_SECONDS:-3600}
-    limit=$((BLOCKGATE_SOAK_SECONDS + 600)) pick=(-run '^TestCrash$')
+    limit=$((BLOCKGATE_SOAK_SECONDS + 600)) pick=(-run '^TestCrash$') groups=test
     ;;
 *) sed -n 2,7p "$0" >&2; exit 2 ;;
 esac
 shift
-test/packages.sh test || exit 1
+# shellcheck disable=SC2086
+test/packages.sh $groups || exit 1
 logs=$(mktemp -d "${TMPDIR:-/tmp}/blockgate-test.XXXXXX")
 BLOCKGATE_OUTSIDE=$set_ timeout -k 10 $limit go test -json -count=1 -timeout "$((limit - 60))s" "${pick[@]}" ./test/outside "$@" \
     </dev/null >"$logs/outside.json" 2>&1
