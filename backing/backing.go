@@ -67,6 +67,10 @@ type Info struct {
 	OptimalIO     int  // bytes; 0 if unknown
 	Rotational    bool // spinning medium
 	Thin          bool // unallocated ranges cost no space
+	// LockedBy is who has the engine's lock on the store, in words: "this gateway",
+	// another one's address. Empty if nobody is known to, or the engine keeps no
+	// locks. It changes while the store is open.
+	LockedBy string
 	// DiscardGranularity and DiscardAlignment are bytes; meaningful only when
 	// the store is a Discarder. 0 means the block size.
 	DiscardGranularity, DiscardAlignment int

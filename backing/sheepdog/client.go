@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"blockgate/backing"
+	"blockgate/backing/internal/vitals"
 	"blockgate/backing/sheepdog/internal/wire"
 )
 
@@ -60,11 +61,23 @@ func (c Config) withDefaults() Config {
 type client struct {
 	cfg      Config
 	gateways []Gateway
-	timeout  time.Duration // of a request over all its attempts
+	limit    atomic.Int64 // of a request over all its attempts, nanoseconds
+	vitals   vitals.Monitor
 
-	// attach runs on a new connection before anything else is sent on it, if it
-	// is the only one: to another gateway than before, or after all were lost.
-	attach func(ctx context.Context, c *conn) error
+	// probe asks the cluster for something; it is what a lost sheep is waited for
+	// with if nobody else does.
+	probe  func(ctx context.Context) error
+	probes struct {
+		sync.Mutex
+		sync.WaitGroup
+		running, over bool
+	}
+
+	// attach runs on a new connection before anything else is sent on it: if it is
+	// to another gateway than before, or one was lost, as then nobody knows what
+	// has become of the sheep. Those that seem to live then may be as dead.
+	attach  func(ctx context.Context, c *conn) error
+	suspect atomic.Bool // a connection was lost since attach began
 
 	conns []atomic.Pointer[conn]
 	turn  atomic.Uint32
@@ -79,11 +92,15 @@ type client struct {
 
 func newClient(cfg Config, gateways []Gateway, timeout time.Duration) *client {
 	c := &client{
-		cfg: cfg, gateways: gateways, timeout: timeout, conns: make([]atomic.Pointer[conn], cfg.Conns),
+		cfg: cfg, gateways: gateways, conns: make([]atomic.Pointer[conn], cfg.Conns),
 		dialing: make(chan struct{}, 1), attached: -1, closed: make(chan struct{}),
 	}
+	c.limit.Store(int64(timeout))
 	return c
 }
+
+// timeout is how long a request is tried, over all its attempts.
+func (c *client) timeout() time.Duration { return time.Duration(c.limit.Load()) }
 
 // close ends all connections; requests fail with backing.ErrClosed.
 func (c *client) close() {
@@ -95,6 +112,10 @@ func (c *client) close() {
 		}
 	}
 	<-c.dialing
+	c.probes.Lock()
+	c.probes.over = true
+	c.probes.Unlock()
+	c.probes.Wait()
 }
 
 // interrupt ends what is under way, and keeps the client's order for close.
@@ -161,13 +182,16 @@ func (c *client) dial(ctx context.Context) (*conn, error) {
 		nc, err := c.cfg.Dial(dctx, g.Network, g.Address)
 		cancel()
 		if err == nil {
-			k := newConn(nc, c.gateway, c.cfg.AnswerTimeout)
-			if c.attached == c.gateway && (c.attach == nil || c.connected()) {
+			k := newConn(nc, c.gateway, c.cfg.AnswerTimeout, c.lost)
+			same := c.attached == c.gateway
+			if suspect := c.suspect.Swap(false); same && (c.attach == nil || !suspect && c.connected()) {
 				return k, nil
 			}
 			// The others of the pool are on the gateway before: end them, so that
 			// all go through one sheep, which is the one that has the lock.
-			c.hangUp(k)
+			if !same {
+				c.hangUp(k)
+			}
 			if c.attach != nil {
 				err = c.attach(ctx, k)
 			}
@@ -177,8 +201,10 @@ func (c *client) dial(ctx context.Context) (*conn, error) {
 			}
 			k.close()
 			if final := (errFinal{}); errors.As(err, &final) {
+				c.hangUp(nil)
 				return nil, err
 			}
+			c.suspect.Store(true)
 		}
 		last = fmt.Errorf("gateway %s: %w", g, err)
 		if ctx.Err() != nil {
@@ -256,6 +282,9 @@ func (c *client) do(ctx context.Context, req *wire.Request, out, in []byte, e ef
 	if err != nil || passing(x.resp.Result, e) {
 		err = c.insist(ctx, x, err, e)
 	}
+	if err == nil && c.vitals.Ill() && !x.resp.Result.Temporary() {
+		c.vitals.Set(backing.Healthy, "")
+	}
 	resp, n = x.resp, x.n
 	x.out, x.in, x.err = nil, nil, nil
 	calls.Put(x)
@@ -317,11 +346,11 @@ func (c *client) insist(ctx context.Context, x *call, err error, e effort) error
 			err = context.Cause(ctx)
 		case errors.As(err, &final):
 			err = final.error
-		case time.Since(begin) >= c.timeout:
+		case time.Since(begin) >= c.timeout():
 			if err == nil {
 				err = x.resp.Result
 			}
-			err = fmt.Errorf("sheepdog: no success within %v: %w", c.timeout, err)
+			err = fmt.Errorf("sheepdog: %w: no success within %v: %w", backing.ErrStalled, time.Since(begin).Round(time.Millisecond), err)
 		default:
 			t := time.NewTimer(pause)
 			select {
@@ -332,6 +361,7 @@ func (c *client) insist(ctx context.Context, x *call, err error, e effort) error
 			t.Stop()
 			pause = min(2*pause, 32*c.cfg.Backoff)
 			err = c.attempt(ctx, x)
+			c.stalled(ctx, x, err, e)
 			continue
 		}
 		if changes && !lost.IsZero() {
@@ -339,6 +369,37 @@ func (c *client) insist(ctx context.Context, x *call, err error, e effort) error
 		}
 		return err
 	}
+}
+
+// stalled notes that an attempt which was not the first one has failed.
+func (c *client) stalled(ctx context.Context, x *call, err error, e effort) {
+	if err == nil && passing(x.resp.Result, e) && x.resp.Result != wire.NoObject {
+		err = x.resp.Result
+	}
+	if err == nil || ctx.Err() != nil || c.isClosed() || errors.As(err, new(errFinal)) {
+		return
+	}
+	c.vitals.Set(backing.Stalled, err.Error())
+}
+
+// lost is told that a connection has ended by itself. Should nobody ask for
+// anything, the sheep is waited for all the same, so that Health is true.
+func (c *client) lost() {
+	c.suspect.Store(true)
+	c.probes.Lock()
+	defer c.probes.Unlock()
+	if c.probe == nil || c.probes.over || c.probes.running {
+		return
+	}
+	c.probes.running = true
+	c.probes.Go(func() {
+		for errors.Is(c.probe(context.Background()), backing.ErrStalled) {
+			// Once more; it has waited.
+		}
+		c.probes.Lock()
+		c.probes.running = false
+		c.probes.Unlock()
+	})
 }
 
 // settle waits until what was sent before lost has been carried out or never will

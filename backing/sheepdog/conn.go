@@ -52,6 +52,7 @@ type conn struct {
 	nc      net.Conn
 	gateway int // which of the client's gateways
 	timeout time.Duration
+	lost    func() // called when it has failed other than by close
 
 	mu      sync.Mutex
 	pending map[uint32]*call
@@ -68,13 +69,15 @@ type conn struct {
 // ticks are how finely the time limit of answers is kept.
 const ticks = 8
 
-func newConn(nc net.Conn, gateway int, timeout time.Duration) *conn {
+func newConn(nc net.Conn, gateway int, timeout time.Duration, lost func()) *conn {
 	c := &conn{
-		nc: nc, gateway: gateway, timeout: timeout,
+		nc: nc, gateway: gateway, timeout: timeout, lost: lost,
 		pending: make(map[uint32]*call), gone: make(chan struct{}),
 	}
 	c.queue = sendq.New(nc, timeout, c.fail)
+	c.mu.Lock()
 	c.timer = time.AfterFunc(timeout/ticks, c.watch)
+	c.mu.Unlock()
 	go c.read()
 	return c
 }
@@ -181,6 +184,9 @@ func (c *conn) fail(err error) {
 	for _, x := range lost {
 		x.err = c.err
 		x.Leave()
+	}
+	if c.lost != nil && !errors.Is(err, net.ErrClosed) {
+		c.lost()
 	}
 }
 

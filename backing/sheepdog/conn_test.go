@@ -28,7 +28,7 @@ func FuzzAnswers(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		here, there := net.Pipe()
-		c := newConn(here, 0, time.Minute)
+		c := newConn(here, 0, time.Minute, nil)
 		defer c.close()
 		go func() {
 			defer there.Close()

@@ -27,7 +27,8 @@ type Location struct {
 	SnapID   uint32 // of a snapshot; 0: none
 
 	// Timeout is how long a request is tried again while sheep are lost or the
-	// cluster is halted, before it fails. 0: DefaultTimeout.
+	// cluster is halted, before it fails. 0: as OpenOptions.Stall has it, or
+	// DefaultTimeout.
 	Timeout time.Duration
 	// Shared says that other gateways serve the VDI as well: Open does not fail
 	// because another one owns it, and the first request takes it over.
@@ -199,7 +200,7 @@ func (l Location) String() string {
 			option("gateway", g.String())
 		}
 	}
-	if l.Timeout != 0 && l.Timeout != DefaultTimeout {
+	if l.Timeout != 0 {
 		option("timeout", l.Timeout.String())
 	}
 	for _, o := range []struct {

@@ -110,7 +110,7 @@ func (c *client) kill(ctx context.Context, sheep wire.NodeID) error {
 	if err != nil {
 		return err
 	}
-	k := newConn(nc, -1, c.cfg.AnswerTimeout)
+	k := newConn(nc, -1, c.cfg.AnswerTimeout, nil)
 	defer k.close()
 	_, _, err = k.via()(&wire.Request{Op: wire.OpKillNode}, nil, nil)
 	return err

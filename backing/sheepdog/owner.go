@@ -28,6 +28,7 @@ type owner struct {
 	s      *Store
 	locked bool // the cluster keeps locks and we are to have this one
 	holds  atomic.Bool
+	who    atomic.Pointer[string] // has the VDI in our place, as far as is known
 	token  [16]byte
 	guard  net.Listener // see guardOf
 
@@ -79,6 +80,31 @@ func (o *owner) init(ctx context.Context, s *Store, opt backing.OpenOptions) err
 
 // is reports whether the VDI is ours, as far as we know.
 func (o *owner) is() bool { return !o.locked || o.holds.Load() }
+
+// lose notes that another gateway has the VDI. For one that was to have it alone
+// this is the end, unless the other lets go.
+func (o *owner) lose() {
+	o.holds.Store(false)
+	o.saw("another gateway")
+	if !o.s.loc.Shared {
+		o.s.cl.vitals.Set(backing.Failed, errNotOwner.Error())
+	}
+}
+
+func (o *owner) saw(who string) { o.who.Store(&who) }
+
+// lockedBy says who has the VDI's lock, as far as is known.
+func (o *owner) lockedBy() string {
+	switch who := o.who.Load(); {
+	case !o.locked:
+		return ""
+	case o.holds.Load():
+		return "this gateway"
+	case who != nil:
+		return *who
+	}
+	return ""
+}
 
 // enter returns once the VDI is ours.
 func (o *owner) enter(ctx context.Context) error {
@@ -133,13 +159,15 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 				return err
 			}
 			continue
-		case h.free && time.Since(begin) < c.timeout:
+		case h.free && time.Since(begin) < c.timeout():
 			// Let go between our two looks.
 			if err := o.wait(ctx, c.cfg.Backoff); err != nil {
 				return err
 			}
 			continue
-		case !insist || time.Since(begin) > c.timeout:
+		}
+		o.saw("sheep " + h.sheep.String())
+		if !insist || time.Since(begin) > c.timeout() {
 			return fmt.Errorf("%w: its sheep is %s", errNotOwner, h.sheep)
 		}
 		// Every time, as an owner that comes before us takes requests away.
@@ -149,7 +177,7 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 		if s.loc.Fence && time.Since(begin) > c.cfg.Hold+4*c.cfg.Poll+c.cfg.AnswerTimeout {
 			// An owner that lives would have let go by now, even if what it has
 			// under way took as long as it may.
-			if err := c.kill(ctx, h.sheep); err != nil && time.Since(begin) > c.timeout {
+			if err := c.kill(ctx, h.sheep); err != nil && time.Since(begin) > c.timeout() {
 				return fmt.Errorf("%w: sheep %s cannot be stopped: %w", errNotOwner, h.sheep, err)
 			}
 		}
@@ -205,7 +233,7 @@ func (o *owner) lockOnce(ctx context.Context) (vid uint32, err error) {
 		r, _ := errors.AsType[wire.Result](err)
 		wasLost := errors.Is(err, errLost)
 		lost = lost || wasLost
-		if !wasLost && !r.Temporary() || time.Since(begin) > c.timeout {
+		if !wasLost && !r.Temporary() || time.Since(begin) > c.timeout() {
 			break
 		}
 		if err := o.wait(ctx, pause); err != nil {
@@ -252,10 +280,13 @@ func (o *owner) taken(ctx context.Context, vid uint32) error {
 		if v, err = c.load(ctx, vid); err == nil {
 			if err = s.gate.lock(ctx); err == nil {
 				s.vol.Store(v)
-				s.size.Store(int64(v.Size))
+				s.resized(int64(v.Size))
 				o.holds.Store(true)
 				o.since = time.Now()
 				s.gate.unlock()
+				if s.cl.vitals.Health().State == backing.Failed {
+					s.cl.vitals.Recover()
+				}
 				return nil
 			}
 		}
@@ -273,7 +304,7 @@ func (o *owner) moved(ctx context.Context, from, to uint32) error {
 	switch {
 	case errors.Is(err, wire.VDILocked):
 		if m, err2 := readMark(do, to); err2 != nil || m.token != o.token {
-			o.holds.Store(false)
+			o.lose()
 			return errNotOwner
 		}
 	case err != nil:
@@ -307,7 +338,7 @@ func (o *owner) attach(_ context.Context, k *conn) error {
 		// Our sheep is gone and somebody waits: he stopped it, or may have it.
 		asker, asked := parseRecord(b[recordSize:])
 		if mark.token != o.token || moving && asked && asker.token != o.token {
-			o.holds.Store(false)
+			o.lose()
 			return errFinal{errNotOwner}
 		}
 		return nil
@@ -319,7 +350,7 @@ func (o *owner) attach(_ context.Context, k *conn) error {
 		return err
 	}
 	if _, err := o.lock(do); errors.Is(err, wire.VDILocked) {
-		o.holds.Store(false)
+		o.lose()
 		return errFinal{errNotOwner}
 	} else if err != nil {
 		return err
@@ -351,7 +382,7 @@ func (o *owner) poll(ctx context.Context) {
 		}
 		if m, ok := parseRecord(b); !ok || m.token != o.token {
 			if o.s.vol.Load().VID == vid {
-				o.holds.Store(false)
+				o.lose()
 			}
 			continue
 		}
@@ -391,6 +422,7 @@ func (o *owner) yield(ctx context.Context, now bool) error {
 		return err
 	}
 	o.holds.Store(false)
+	o.who.Store(nil)
 	vid := o.s.vol.Load().VID
 	o.s.gate.unlock()
 	return o.letGo(ctx, vid)

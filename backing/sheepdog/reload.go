@@ -55,7 +55,7 @@ func (s *Store) follow(ctx context.Context, from *volume) error {
 			return err
 		}
 		s.vol.Store(v)
-		s.size.Store(int64(v.Size))
+		s.resized(int64(v.Size))
 		return nil
 	}
 }
@@ -83,7 +83,7 @@ func (s *Store) working(ctx context.Context) (*volume, error) {
 		if !passing {
 			return nil, err
 		}
-		if time.Since(begin) > min(s.cl.timeout, 10*time.Second) {
+		if time.Since(begin) > min(s.cl.timeout(), 10*time.Second) {
 			return nil, fmt.Errorf("there is no working VDI: %w", errors.Join(err, errStale))
 		}
 		t := time.NewTimer(pause)

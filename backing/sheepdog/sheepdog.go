@@ -13,8 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"blockgate/backing"
+	"blockgate/backing/internal/vitals"
 	"blockgate/backing/sheepdog/internal/wire"
 )
 
@@ -61,11 +63,16 @@ func OpenAt(ctx context.Context, l Location, o backing.OpenOptions, cfg Config) 
 	if len(l.Gateways) == 0 || l.Name == "" {
 		return nil, errors.New("sheepdog: a location needs a gateway and a name")
 	}
-	if l.Timeout == 0 {
-		l.Timeout = DefaultTimeout
-	}
 	s := &Store{loc: l, readOnly: o.ReadOnly || l.Snapshot()}
-	s.cl = newClient(cfg.withDefaults(), l.Gateways, l.Timeout)
+	s.cl = newClient(cfg.withDefaults(), l.Gateways, vitals.Limit(l.Timeout, o.Stall, DefaultTimeout))
+	s.cl.probe = func(ctx context.Context) error {
+		v := s.vol.Load()
+		if v == nil {
+			return nil // it is being opened
+		}
+		var t [8]byte
+		return s.cl.readInode(ctx, v.VID, t[:], wire.OffSnapCtime)
+	}
 	if err := s.open(ctx, o); err != nil {
 		s.cl.close()
 		return nil, fmt.Errorf("sheepdog %s: %w", l, storeError(err))
@@ -113,7 +120,7 @@ func (s *Store) Info() backing.Info {
 	return backing.Info{
 		Engine: "sheepdog", Location: s.loc.String(), ReadOnly: s.readOnly, Thin: true,
 		DiscardGranularity: int(v.ObjectSize()), OptimalIO: int(v.ObjectSize()),
-		PhysicalBlock: s.physicalBlock(v),
+		PhysicalBlock: s.physicalBlock(v), LockedBy: s.own.lockedBy(),
 	}
 }
 
@@ -142,6 +149,26 @@ func (s *Store) Capabilities() backing.Caps {
 
 // Size is the size in bytes as of Open, Resize or the last Refresh.
 func (s *Store) Size() int64 { return s.size.Load() }
+
+// Health is Stalled while no sheep answers or the cluster is halted, and Failed
+// while another gateway has the VDI that this one is to have alone.
+func (s *Store) Health() backing.Health { return s.cl.vitals.Health() }
+
+// Notify tells of changes of Health, and of the size if another client resized
+// the VDI.
+func (s *Store) Notify(fn func(backing.Change)) (stop func()) { return s.cl.vitals.Notify(fn) }
+
+// resized takes over a size that somebody else may have changed.
+func (s *Store) resized(size int64) {
+	if s.size.Swap(size) != size {
+		s.cl.vitals.Tell(backing.SizeChanged)
+	}
+}
+
+// SetStall is how long calls wait for the cluster, unless the location says it.
+func (s *Store) SetStall(limit time.Duration) {
+	s.cl.limit.Store(int64(vitals.Limit(s.loc.Timeout, limit, DefaultTimeout)))
+}
 
 // Flush has nothing to do, as every write was durable when it returned. What
 // the daemons keep back because they were told to (sheep -n) nobody can flush.

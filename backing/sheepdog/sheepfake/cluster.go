@@ -160,6 +160,16 @@ func (c *Cluster) Lock(name string, s *Sheep) bool {
 	return res == wire.Success && s.lock(c.vdis[vid], wire.LockNormal) == wire.Success
 }
 
+// Unlock gives the lock of the working VDI of this name away, whoever has it, as
+// dog vdi lock unlock does.
+func (c *Cluster) Unlock(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if vid, res := c.lookup(name, "", 0); res == wire.Success {
+		c.vdis[vid].locked = false
+	}
+}
+
 // Check compares each VDI's index with the objects there are, as dog vdi check
 // does, and reports the first slot that names an object which does not exist.
 func (c *Cluster) Check() error {
