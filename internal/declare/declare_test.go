@@ -179,6 +179,8 @@ func TestFilesThatAreWrong(t *testing.T) {
 		{"volumes:\n  - name: v\n    url: ram:1M\n    size: ten\n", "f.yaml:4: volumes.0.size should be a size"},
 		{"volumes:\n  - name: v\n    readOnly: yes\n", "f.yaml:3: volumes.0.readOnly should be true or false"},
 		{"volumes:\n  - name: v\n    name: w\n", "f.yaml:3"},
+		{"volumes:\n  - {name: v, size: 1G}\n", "f.yaml:2: volumes.0 has no url"},
+		{"volumes:\n  - {name: v, url: }\n", "f.yaml:2: volumes.0 has no url"},
 		{"volumes:\n  - &a {name: v}\n  - *a\n", "f.yaml:2: volumes.0: anchors"},
 		{"targets:\n  - name: t\n    portIds: {1: 70000}\n", "from 0 to 65535"},
 		{"targets:\n  - name: t\n    luns: [{number: -1, volume: v}]\n", "f.yaml:3: targets.0.luns.0.number should be a whole number"},

@@ -16,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"blockgate/backing"
+	"blockgate/internal/state"
 )
 
 // document is one document as it is written.
@@ -216,6 +217,10 @@ func (d *decoder) decodeStruct(n ast.Node, v reflect.Value, path string) error {
 		if err := d.decode(values[key].Value, v.FieldByIndex(fields[i].index), join(path, key)); err != nil {
 			return err
 		}
+	}
+	// Forgotten, it would make a disk without a medium. Who wants that says so.
+	if url := values["url"]; v.Type() == reflect.TypeFor[state.Volume]() && (url == nil || isNull(url.Value)) {
+		return fail(d.position(n), `for example url: file:/srv/disk.img; a unit without a medium has url: ""`, "%s has no url", path)
 	}
 	return nil
 }
