@@ -17,6 +17,8 @@ type Param struct {
 	// Fixed: the value is negotiated to Words[0] or is one of another transport;
 	// it is kept for those who ask, and changes nothing.
 	Fixed bool
+	// Default is what counts while the parameter is not set. Empty: nothing does.
+	Default string
 }
 
 // RedirectCallback names the program that is asked, at each login, where that is
@@ -28,24 +30,24 @@ const RedirectCallback = "RedirectCallback"
 func Params() []Param {
 	yesNo, digest := []string{"Yes", "No"}, []string{"None", "CRC32C", "CRC32C,None", "None,CRC32C"}
 	return []Param{
-		{Name: "nop_interval", Max: 3600}, {Name: "nop_count", Max: 3600},
-		{Name: "MaxRecvDataSegmentLength", Min: 512, Max: 16777215},
-		{Name: "HeaderDigest", Words: digest}, {Name: "DataDigest", Words: digest},
-		{Name: "InitialR2T", Words: yesNo}, {Name: "MaxOutstandingR2T", Min: 1, Max: 65535},
-		{Name: "ImmediateData", Words: yesNo},
-		{Name: "FirstBurstLength", Min: 512, Max: 16777215}, {Name: "MaxBurstLength", Min: 512, Max: 16777215},
-		{Name: "DataPDUInOrder", Words: yesNo}, {Name: "DataSequenceInOrder", Words: yesNo},
-		{Name: "ErrorRecoveryLevel", Max: 2},
-		{Name: "IFMarker", Words: []string{"No"}, Fixed: true}, {Name: "OFMarker", Words: []string{"No"}, Fixed: true},
-		{Name: "DefaultTime2Wait", Max: 3600}, {Name: "DefaultTime2Retain", Max: 3600},
-		{Name: "OFMarkInt", Words: []string{"Reject"}, Fixed: true}, {Name: "IFMarkInt", Words: []string{"Reject"}, Fixed: true},
-		{Name: "MaxConnections", Min: 1, Max: 65535},
+		{Name: "nop_interval", Max: 3600, Default: "30"}, {Name: "nop_count", Max: 3600, Default: "2"},
+		{Name: "MaxRecvDataSegmentLength", Min: 512, Max: 16777215, Default: "262144"},
+		{Name: "HeaderDigest", Words: digest, Default: "None,CRC32C"}, {Name: "DataDigest", Words: digest, Default: "None,CRC32C"},
+		{Name: "InitialR2T", Words: yesNo, Default: "No"}, {Name: "MaxOutstandingR2T", Min: 1, Max: 65535, Default: "4"},
+		{Name: "ImmediateData", Words: yesNo, Default: "Yes"},
+		{Name: "FirstBurstLength", Min: 512, Max: 16777215, Default: "262144"}, {Name: "MaxBurstLength", Min: 512, Max: 16777215, Default: "1048576"},
+		{Name: "DataPDUInOrder", Words: yesNo, Default: "Yes"}, {Name: "DataSequenceInOrder", Words: yesNo, Default: "Yes"},
+		{Name: "ErrorRecoveryLevel", Max: 2, Default: "0"},
+		{Name: "IFMarker", Words: []string{"No"}, Fixed: true, Default: "No"}, {Name: "OFMarker", Words: []string{"No"}, Fixed: true, Default: "No"},
+		{Name: "DefaultTime2Wait", Max: 3600, Default: "2"}, {Name: "DefaultTime2Retain", Max: 3600, Default: "0"},
+		{Name: "OFMarkInt", Words: []string{"Reject"}, Fixed: true, Default: "Reject"}, {Name: "IFMarkInt", Words: []string{"Reject"}, Fixed: true, Default: "Reject"},
+		{Name: "MaxConnections", Min: 1, Max: 65535, Default: "8"},
 		{Name: "RDMAExtensions", Words: yesNo, Fixed: true},
 		{Name: "TargetRecvDataSegmentLength", Min: 512, Max: 16777215, Fixed: true},
 		{Name: "InitiatorRecvDataSegmentLength", Min: 512, Max: 16777215, Fixed: true},
 		{Name: "MaxOutstandingUnexpectedPDUs", Max: 4294967295, Fixed: true},
 		{Name: "MaxXmitDataSegmentLength", Min: 512, Max: 16777215},
-		{Name: "MaxQueueCmd", Min: 1, Max: 512},
+		{Name: "MaxQueueCmd", Min: 1, Max: 512, Default: "128"},
 		{Name: "RedirectAddress"}, {Name: "RedirectPort", Min: 1, Max: 65535},
 		{Name: "RedirectReason", Words: []string{"Temporary", "Permanent"}},
 		{Name: RedirectCallback},

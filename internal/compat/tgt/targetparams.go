@@ -131,7 +131,30 @@ func (a *admin) showParams() error {
 		return err
 	}
 	writeParams(a.out, &t.Target)
+	if l := otherDefaults(&t.Target); len(l) > 0 {
+		a.note("not set, and other than in tgt: " + strings.Join(l, " "))
+	}
 	return nil
+}
+
+// otherDefaults are the parameters that the listing shows with tgt's default
+// while another counts.
+func otherDefaults(t *state.Target) []string {
+	if t.Params["RedirectAddress"] != "" || t.Params[state.RedirectCallback] != "" {
+		return nil
+	}
+	var out []string
+	for _, k := range targetKeys() {
+		if _, set := t.Params[k.name]; set {
+			continue
+		}
+		for _, p := range state.Params() {
+			if p.Name == k.name && p.Default != "" && p.Default != k.value {
+				out = append(out, k.name+"="+p.Default)
+			}
+		}
+	}
+	return out
 }
 
 func writeParams(w io.Writer, t *state.Target) {

@@ -214,7 +214,7 @@ func TestEverythingIsKept(t *testing.T) {
 	look := func() string {
 		var b strings.Builder
 		for _, line := range []string{"--op show --mode target", "--op show --mode target --tid 3", "--op show --mode account", "--op show --mode sys"} {
-			b.WriteString(w.must(line))
+			b.WriteString(w.must2(line))
 		}
 		return b.String()
 	}
