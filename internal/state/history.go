@@ -163,8 +163,12 @@ func Between(history []Entry, from, to uint64) ([]Image, error) {
 	} else if from < history[0].Before {
 		return nil, unknown(from, fmt.Sprintf("the history reaches back to revision %d only", history[0].Before))
 	}
-	if from > last.Revision {
-		return nil, unknown(from, fmt.Sprintf("the last change made revision %d", last.Revision))
+	if newest := max(from, to); newest > last.Revision {
+		return nil, unknown(newest, fmt.Sprintf("the last change made revision %d", last.Revision))
+	}
+	if to != 0 && to < from {
+		return nil, &Error{Class: Usage, Code: CodeInvalidValue, Object: fmt.Sprintf("revision %d", to), Reason: fmt.Sprintf("comes before %d", from),
+			Hint: fmt.Sprintf("blockgate diff %d %d", to, from)}
 	}
 	type id struct {
 		kind Kind
