@@ -60,6 +60,7 @@ type Service interface {
 	// for to is now.
 	Differences(ctx context.Context, from, to uint64) ([]state.Difference, error)
 	Rollback(ctx context.Context, req v1.Rollback) (v1.Declared, error)
+	NBD
 }
 
 // maxBody bounds a request in bytes: a transaction of 20,000 resources is
@@ -80,6 +81,7 @@ func NewHandler(svc Service, version string) http.Handler {
 	r.snapshots()
 	r.targets()
 	r.others()
+	r.nbd()
 	r.declared()
 	return mux
 }
@@ -90,8 +92,10 @@ func schemaName(t reflect.Type, hint string) string {
 	name := huma.DefaultSchemaNamer(t, hint)
 	if t.PkgPath() == reflect.TypeFor[v1.Volume]().PkgPath() {
 		switch name {
-		case "Volume", "Target", "LUN", "Account", "Portal", "System":
+		case "Volume", "Target", "LUN", "Account", "Portal", "System", "NBDPortal":
 			return name + "Info"
+		case "Export": // what is asked for there; state.Export is a resource
+			return "ExportRequest"
 		}
 	}
 	return name

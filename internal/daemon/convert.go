@@ -91,17 +91,7 @@ func (d *Daemon) targetConfig(s *state.Snapshot, t state.Target) gateway.TargetC
 	for _, g := range t.PortalGroups {
 		c.Groups = append(c.Groups, uint16(g))
 	}
-	for _, r := range t.ACL {
-		rule := gateway.Rule{All: r.All, Initiator: r.Name, LUNs: r.LUNs}
-		if r.Address != "" {
-			p, err := state.ParseACLAddress(r.Address)
-			if err != nil {
-				continue // it matched nothing; the state checks rules before it takes them
-			}
-			rule.Network = p
-		}
-		c.ACL = append(c.ACL, rule)
-	}
+	c.ACL = gatewayRules(t.ACL)
 	if addr := t.Params["RedirectAddress"]; addr != "" {
 		c.Redirect = joinRedirect(addr, cmp.Or(t.Params["RedirectPort"], defaultRedirectPort))
 		c.RedirectPermanent = t.Params["RedirectReason"] == "Permanent"
@@ -192,4 +182,20 @@ func digests(value string) []string {
 
 func portalConfig(p state.Portal) gateway.PortalConfig {
 	return gateway.PortalConfig{Address: p.Address, Group: uint16(p.Group), Advertise: p.Advertise}
+}
+
+func gatewayRules(acl []state.ACLRule) []gateway.Rule {
+	var out []gateway.Rule
+	for _, r := range acl {
+		rule := gateway.Rule{All: r.All, Initiator: r.Name, LUNs: r.LUNs}
+		if r.Address != "" {
+			p, err := state.ParseACLAddress(r.Address)
+			if err != nil {
+				continue // it matched nothing; the state checks rules before it takes them
+			}
+			rule.Network = p
+		}
+		out = append(out, rule)
+	}
+	return out
 }

@@ -33,10 +33,12 @@ type Config struct {
 	// Portals are listened on for this start, beside those of the state. Port 0
 	// takes a free one. If one of them cannot be had the daemon does not start.
 	Portals []state.Portal
-	Engines *backing.Registry // nil: all that are built in
-	Logger  *slog.Logger      // nil: no log
-	Memory  int64             // bytes of payload for all sessions; 0: default
-	Version string
+	// NBDPortals are the same for NBD.
+	NBDPortals []state.NBDPortal
+	Engines    *backing.Registry // nil: all that are built in
+	Logger     *slog.Logger      // nil: no log
+	Memory     int64             // bytes of payload for all sessions; 0: default
+	Version    string
 	// Drain is how long a stop waits for initiators; 0: DefaultDrain.
 	Drain time.Duration
 	// DelayReady leaves it to the caller to call Ready when there is more to do
@@ -74,10 +76,12 @@ type Daemon struct {
 	mu      sync.RWMutex
 	volumes map[string]*state.Error // those that do not run, and why
 	// attempts are those that are tried again.
-	attempts map[string]*attempt
-	portals  map[string]*state.Error
-	runtime  map[string]bool // bound addresses of Config.Portals
-	bound    []gateway.PortalInfo
+	attempts   map[string]*attempt
+	portals    map[string]*state.Error
+	nbdPortals map[string]*state.Error
+	runtime    map[string]bool // bound addresses of Config.Portals, and of NBDPortals behind "nbd "
+	bound      []gateway.PortalInfo
+	boundNBD   []gateway.NBDPortalInfo
 }
 
 // Start starts everything: the state, all objects that can, the portals, the
@@ -100,7 +104,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 		cfg: cfg, log: cfg.Logger, started: time.Now(), stopping: make(chan struct{}),
 		redirects: newRedirector(),
 		failed:    make(chan struct{}, 1), attempts: map[string]*attempt{},
-		volumes: map[string]*state.Error{}, portals: map[string]*state.Error{}, runtime: map[string]bool{},
+		volumes: map[string]*state.Error{}, portals: map[string]*state.Error{}, nbdPortals: map[string]*state.Error{}, runtime: map[string]bool{},
 	}
 	if err := d.start(ctx); err != nil {
 		d.end(func() error { return d.closeGateway() })
@@ -145,6 +149,9 @@ func (d *Daemon) start(ctx context.Context) error {
 		d.bound = append(d.bound, info)
 		d.mu.Unlock()
 		d.log.Info("listening", "portal", info.Bound)
+	}
+	if err := d.startRuntimeNBD(ctx); err != nil {
+		return err
 	}
 	if sock != nil {
 		d.http = api.NewServer(api.NewHandler(d, d.cfg.Version), d.log)

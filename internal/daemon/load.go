@@ -64,6 +64,7 @@ func (d *Daemon) load(ctx context.Context) {
 		}
 		d.log.Info("listening", "portal", p.Value.Address)
 	}
+	d.loadNBD(ctx)
 }
 
 // startVolume opens a volume and keeps account of whether it runs.
@@ -170,5 +171,6 @@ func (d *Daemon) restart(ctx context.Context, s *state.Snapshot, v state.Volume)
 			d.log.Error("LUN failed", "target", ref.Target, "lun", ref.Number, "err", err)
 		}
 	}
+	d.addExports(s, v.Name)
 	return nil
 }

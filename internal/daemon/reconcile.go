@@ -28,6 +28,9 @@ func (r *reconciler) Check(_ context.Context, p *state.Plan) error {
 	if err := r.checkSizes(p); err != nil {
 		return err
 	}
+	if err := r.checkClients(p); err != nil {
+		return err
+	}
 	if r.declared && !r.force {
 		if err := r.checkSessions(p); err != nil {
 			return err
@@ -75,7 +78,7 @@ func (d *Daemon) sessionsOf(target string) int {
 // things away from initiators last.
 func (r *reconciler) Reconcile(ctx context.Context, p *state.Plan) ([]string, error) {
 	for _, step := range []func(context.Context, *state.Plan) error{
-		r.portalsStep, r.volumesStep, r.targetsStep, r.accountsStep, r.removeStep,
+		r.portalsStep, r.nbdPortalsStep, r.volumesStep, r.targetsStep, r.exportsStep, r.accountsStep, r.removeStep,
 	} {
 		if err := step(ctx, p); err != nil {
 			r.goBack()
@@ -164,6 +167,7 @@ func (r *reconciler) volumesStep(ctx context.Context, p *state.Plan) error {
 				for _, ref := range p.Old.UsersOf(c.Name) {
 					r.gw.UnmapLUN(ref.Target, ref.Number)
 				}
+				r.dropExports(p.Old, c.Name)
 				r.gw.RemoveVolume(context.WithoutCancel(ctx), c.Name)
 				r.note(r.volumes, c.Name, was)
 			})
@@ -213,6 +217,7 @@ func (r *reconciler) updateFailed(ctx context.Context, p *state.Plan, old, now s
 		for _, ref := range p.Old.UsersOf(now.Name) {
 			r.gw.UnmapLUN(ref.Target, ref.Number)
 		}
+		r.dropExports(p.Old, now.Name)
 		if err := r.gw.RemoveVolume(ctx, now.Name); err != nil && !r.linger(err) {
 			r.log.Error("volume not put back as it was", "volume", old.Name, "err", err)
 		}
@@ -223,6 +228,7 @@ func (r *reconciler) updateFailed(ctx context.Context, p *state.Plan, old, now s
 				r.log.Error("LUN failed", "target", ref.Target, "lun", ref.Number, "err", err)
 			}
 		}
+		r.addExports(p.Old, now.Name)
 	})
 	return nil
 }
@@ -354,6 +360,7 @@ func (r *reconciler) removeStep(ctx context.Context, p *state.Plan) error {
 		}
 		return nil
 	})
+	r.removeExports(p)
 	each(p, state.KindVolume, func(c state.Change) error {
 		if c.Verb != state.Delete {
 			return nil

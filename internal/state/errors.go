@@ -48,6 +48,7 @@ const (
 	CodeTargetActive    = "target_active"    // it has sessions
 	CodeVolumeActive    = "volume_active"    // sessions see it
 	CodeLUNActive       = "lun_active"       // commands are running
+	CodeExportActive    = "export_active"    // it has NBD clients
 	CodeRemovalPrevent  = "removal_prevent"  // an initiator prevents medium removal
 	CodeRevision        = "revision_changed" // a precondition does not hold
 	CodeOwned           = "owned_by_another" // another scope, or nobody's, where a scope declares it

@@ -180,7 +180,8 @@ type System struct {
 
 // Engine is a kind of backing store.
 type Engine struct {
-	Scheme string `json:"scheme"`
+	Scheme string `json:"scheme"` // of a layer its kind
+	Layer  bool   `json:"layer,omitempty"`
 }
 
 // Transaction is a list of operations that take effect all or not at all.
