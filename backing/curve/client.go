@@ -1,6 +1,7 @@
 package curve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"blockgate/backing"
 	"blockgate/backing/curve/internal/brpc"
 	"blockgate/backing/curve/internal/nebd"
+	"blockgate/backing/internal/vitals"
 )
 
 // Config is how a store talks to nebd-server. The zero Config has the defaults.
@@ -70,11 +72,19 @@ func (c Config) withDefaults() Config {
 
 // ErrUnanswered: nebd-server did not answer a request in time. By default it
 // answers none whose I/O failed, and libcurve tries for a day; see docs/curve.md.
-var ErrUnanswered = errors.New("nebd-server left a request unanswered")
+var ErrUnanswered error = stalled("nebd-server left a request unanswered")
 
 // ErrSuspended: a write was left unanswered and may still be carried out; until
 // that is known to be over the volume takes no requests.
-var ErrSuspended = errors.New("the volume is suspended, a write to it is still unanswered (if it does not recover, restart nebd-server)")
+var ErrSuspended error = stalled("the volume is suspended, a write to it is still unanswered (if it does not recover, restart nebd-server)")
+
+// stalled is an error that says so in package backing's words too.
+type stalled string
+
+func (e stalled) Error() string { return string(e) }
+
+// Is tells what the error is of.
+func (e stalled) Is(target error) bool { return target == backing.ErrStalled }
 
 // session is a connection to nebd-server on which the volume is open.
 type session struct {
@@ -87,7 +97,9 @@ type client struct {
 	cfg     Config
 	loc     *Location
 	name    string
-	timeout time.Duration
+	answer  time.Duration // how long nebd-server may take for an answer
+	limit   atomic.Int64  // of a request over all its attempts, nanoseconds
+	vitals  vitals.Monitor
 	alone   bool // nobody else has the volume open at this nebd-server
 
 	ctx    context.Context
@@ -109,18 +121,27 @@ type client struct {
 
 type volumeInfo struct{ size, block int64 }
 
-func newClient(cfg Config, l *Location, alone bool) *client {
-	c := &client{cfg: cfg, loc: l, name: l.Name(), timeout: l.Timeout, alone: alone, changed: make(chan struct{})}
+func newClient(cfg Config, l *Location, alone bool, stall time.Duration) *client {
+	c := &client{cfg: cfg, loc: l, name: l.Name(), alone: alone, changed: make(chan struct{})}
+	c.setStall(stall)
+	c.answer = min(c.timeout(), cmp.Or(l.Timeout, DefaultTimeout))
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c
 }
+
+// setStall is how long requests wait for nebd-server, unless the location says it.
+func (c *client) setStall(stall time.Duration) {
+	c.limit.Store(int64(vitals.Limit(c.loc.Timeout, stall, DefaultTimeout)))
+}
+
+func (c *client) timeout() time.Duration { return time.Duration(c.limit.Load()) }
 
 func (c *client) isClosed() bool { return c.closing.Load() }
 
 // open connects for the first time. That nebd-server is not there is an error at
 // once; if it goes away meanwhile it is waited for.
 func (c *client) open(ctx context.Context) (volumeInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.answer)
 	defer cancel()
 	var (
 		s     *session
@@ -129,7 +150,7 @@ func (c *client) open(ctx context.Context) (volumeInfo, error) {
 		pause = c.cfg.Backoff
 	)
 	for was := false; ; {
-		if s, info, err = c.connect(ctx, c.alone, c.timeout); err == nil {
+		if s, info, err = c.connect(ctx, c.alone, c.answer); err == nil {
 			break
 		}
 		was = was || errors.Is(err, brpc.ErrLost)
@@ -158,6 +179,7 @@ func (c *client) begin(s *session) {
 	close(c.changed)
 	c.changed = make(chan struct{})
 	c.mu.Unlock()
+	c.vitals.Set(backing.Healthy, "")
 	if was != nil && c.cfg.OnStatus != nil {
 		c.cfg.OnStatus(nil)
 	}
@@ -252,6 +274,9 @@ func (c *client) out(why error) {
 		why = fmt.Errorf("%w: %w", ErrSuspended, why)
 	}
 	c.mu.Unlock()
+	if !c.isClosed() {
+		c.vitals.Set(backing.Stalled, why.Error())
+	}
 	if c.cfg.OnStatus != nil {
 		c.cfg.OnStatus(why)
 	}
@@ -261,12 +286,16 @@ func (c *client) out(why error) {
 // that is given up has failed already.
 func (c *client) suspend(s *session) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cur.CompareAndSwap(s, nil) || c.cur.Load() == nil {
+	is := c.cur.CompareAndSwap(s, nil) || c.cur.Load() == nil
+	if is {
 		c.suspended = true
 		if c.why == nil {
 			c.why = ErrUnanswered
 		}
+	}
+	c.mu.Unlock()
+	if is {
+		c.vitals.Set(backing.Stalled, ErrSuspended.Error())
 	}
 }
 
@@ -282,7 +311,7 @@ func (c *client) status() error {
 // connect makes a session. drain says that requests which were lost may be under
 // way still: the volume is closed, which waits for them, and opened again.
 func (c *client) connect(ctx context.Context, drain bool, patience time.Duration) (*session, volumeInfo, error) {
-	dctx, cancel := context.WithTimeout(ctx, min(c.timeout, 5*time.Second))
+	dctx, cancel := context.WithTimeout(ctx, min(c.answer, 5*time.Second))
 	nc, err := c.cfg.Dial(dctx, "unix", c.loc.Socket)
 	cancel()
 	if err != nil {
@@ -306,7 +335,7 @@ func (c *client) connect(ctx context.Context, drain bool, patience time.Duration
 
 // tick is how finely deadlines are kept.
 func (c *client) tick() time.Duration {
-	return max(min(c.timeout, c.cfg.HeartbeatTimeout, c.cfg.CloseTimeout)/8, time.Millisecond)
+	return max(min(c.answer, c.cfg.HeartbeatTimeout, c.cfg.CloseTimeout)/8, time.Millisecond)
 }
 
 func (c *client) attach(s *session, drain bool, patience time.Duration) (volumeInfo, error) {
@@ -328,7 +357,7 @@ func (c *client) attach(s *session, drain bool, patience time.Duration) (volumeI
 		}
 		s.fd.Store(fd)
 	}
-	x := brpc.Call{Service: nebd.Service, Method: nebd.GetInfo, Msg: nebd.AppendFD(nil, fd), Deadline: time.Now().Add(c.timeout)}
+	x := brpc.Call{Service: nebd.Service, Method: nebd.GetInfo, Msg: nebd.AppendFD(nil, fd), Deadline: time.Now().Add(c.answer)}
 	r, err := ask(s, &x)
 	if err != nil {
 		return volumeInfo{}, err
@@ -337,7 +366,7 @@ func (c *client) attach(s *session, drain bool, patience time.Duration) (volumeI
 }
 
 func (c *client) openFile(s *session) (int32, error) {
-	x := brpc.Call{Service: nebd.Service, Method: nebd.OpenFile, Msg: nebd.AppendOpen(nil, c.name), Deadline: time.Now().Add(c.timeout)}
+	x := brpc.Call{Service: nebd.Service, Method: nebd.OpenFile, Msg: nebd.AppendOpen(nil, c.name), Deadline: time.Now().Add(c.answer)}
 	r, err := ask(s, &x)
 	if err == nil && r.FD <= 0 {
 		err = fmt.Errorf("nebd-server gave descriptor %d", r.FD)

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"blockgate/backing"
 )
@@ -83,7 +84,7 @@ func OpenAt(ctx context.Context, l Location, o backing.OpenOptions, cfg Config) 
 	if len(l.Snapshots) > 0 {
 		s.snaps = newSnapshotService(l, cfg)
 	}
-	s.cl = newClient(cfg.withDefaults(), &s.loc, alone)
+	s.cl = newClient(cfg.withDefaults(), &s.loc, alone, o.Stall)
 	info, err := s.cl.open(ctx)
 	if err == nil {
 		err = s.accept(info, o)
@@ -112,6 +113,9 @@ func (s *Store) accept(info volumeInfo, o backing.OpenOptions) error {
 // Info describes the store.
 func (s *Store) Info() backing.Info {
 	i := backing.Info{Engine: "curve", Location: s.loc.String(), ReadOnly: s.readOnly, PhysicalBlock: int(s.block), Thin: s.loc.Discard}
+	if s.lock != nil {
+		i.LockedBy = "this gateway"
+	}
 	if s.loc.Discard {
 		i.DiscardGranularity = int(s.block)
 	}
@@ -200,6 +204,17 @@ func (s *Store) Resize(ctx context.Context, size int64) error {
 // nebd-server is not reached, or has left a write unanswered, and then every call
 // fails at once until that is known to be over.
 func (s *Store) Status() error { return s.cl.status() }
+
+// Health is Stalled while nebd-server is not reached, and while the volume is
+// suspended (see Status).
+func (s *Store) Health() backing.Health { return s.cl.vitals.Health() }
+
+// Notify tells of changes of Health.
+func (s *Store) Notify(fn func(backing.Change)) (stop func()) { return s.cl.vitals.Notify(fn) }
+
+// SetStall is how long calls wait for nebd-server while it is not there, unless the
+// location says it. How long it may take for an answer stays as it is.
+func (s *Store) SetStall(limit time.Duration) { s.cl.setStall(limit) }
 
 // Close closes the volume if it was opened Exclusive, within a time limit, and
 // ends the connection. Calls that are under way end with backing.ErrClosed.

@@ -33,7 +33,8 @@ type Location struct {
 	// DefaultSocket.
 	Socket string
 	// Timeout is how long a request may take, over all attempts, before it fails.
-	// 0: DefaultTimeout.
+	// 0: nebd-server may take DefaultTimeout for an answer, and is waited for as
+	// long as OpenOptions.Stall says (0: DefaultTimeout) if it is not there.
 	Timeout time.Duration
 	// Snapshots are the addresses (host:port) of the snapshot and clone service,
 	// tried in turn.
@@ -159,7 +160,7 @@ func (l Location) String() string {
 	if l.Socket != "" && l.Socket != DefaultSocket {
 		o = append(o, "socket="+l.Socket)
 	}
-	if l.Timeout != 0 && l.Timeout != DefaultTimeout {
+	if l.Timeout != 0 {
 		o = append(o, "timeout="+l.Timeout.String())
 	}
 	for _, a := range l.Snapshots {
@@ -181,9 +182,6 @@ func (l Location) String() string {
 // complete fills in what the location does not say, from nebd's configuration for
 // clients if there is one.
 func (l *Location) complete(conf string) error {
-	if l.Timeout == 0 {
-		l.Timeout = DefaultTimeout
-	}
 	if conf == "" {
 		conf = DefaultClientConf
 	}

@@ -11,6 +11,7 @@ import (
 	"blockgate/backing"
 	"blockgate/backing/curve/internal/brpc"
 	"blockgate/backing/curve/internal/nebd"
+	"blockgate/backing/internal/vitals"
 )
 
 // version is what heartbeats say of us.
@@ -107,7 +108,7 @@ func (c *client) session(ctx context.Context, deadline time.Time, fresh bool) (*
 			if why == nil {
 				why = brpc.ErrLost
 			}
-			return nil, fmt.Errorf("no success within %v: %w", c.timeout, why)
+			return nil, fmt.Errorf("%w: no success in time: %w", backing.ErrStalled, why)
 		case <-ctx.Done():
 			t.Stop()
 			return nil, context.Cause(ctx)
@@ -123,7 +124,7 @@ func (c *client) session(ctx context.Context, deadline time.Time, fresh bool) (*
 // over; off and n are for the methods that have them. Nothing of x is touched
 // after do has returned. A context that ends has effect between attempts only.
 func (c *client) do(ctx context.Context, x *brpc.Call, off, n uint64) (nebd.Response, error) {
-	deadline := time.Now().Add(c.timeout)
+	deadline := vitals.Deadline(c.timeout())
 	pause := c.cfg.Backoff
 	for try := 0; ; try++ {
 		if ctx.Err() != nil {
@@ -143,6 +144,9 @@ func (c *client) do(ctx context.Context, x *brpc.Call, off, n uint64) (nebd.Resp
 			x.Msg = nebd.AppendFD(x.Msg[:0], fd)
 		}
 		x.Service, x.Deadline = nebd.Service, deadline
+		if latest := time.Now().Add(c.answer); latest.Before(deadline) {
+			x.Deadline = latest
+		}
 		r, err := ask(s, x)
 		if err == nil {
 			return r, nil
@@ -169,7 +173,7 @@ func (c *client) do(ctx context.Context, x *brpc.Call, off, n uint64) (nebd.Resp
 			if x.Changes {
 				c.suspend(s)
 			}
-			return r, fmt.Errorf("%w for %v", ErrUnanswered, c.timeout)
+			return r, fmt.Errorf("%w for %v", ErrUnanswered, c.answer)
 		default:
 			return r, err
 		}

@@ -1,6 +1,7 @@
 package curve
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -134,7 +135,7 @@ func newSnapshotService(l Location, cfg Config) *snapshotService {
 	return &snapshotService{
 		user: l.User, file: l.Volume, addrs: l.Snapshots, poll: cfg.Poll, maxPause: cfg.MaxPause,
 		http: &http.Client{
-			Timeout: min(l.Timeout, 30*time.Second),
+			Timeout: min(cmp.Or(l.Timeout, DefaultTimeout), 30*time.Second),
 			// A connection for each request: they are rare, and nothing stays behind.
 			Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				return cfg.Dial(ctx, network, address)
