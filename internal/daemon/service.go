@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"blockgate/backing/layer"
 	"blockgate/gateway"
 	"blockgate/internal/api"
 	v1 "blockgate/internal/api/v1"
@@ -69,7 +70,8 @@ func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], i gatew
 	out := v1.Volume{Volume: v.Value, Revision: v.Revision, Status: v1.VolumeStatus{
 		State: v1.Online, Engine: i.Store.Engine, Location: i.Store.Location, Size: i.Size, BlockSize: v.Value.BlockSize,
 		ReadOnly: i.ReadOnly, Thin: i.Thin, SWP: i.WriteProtected, PreventRemoval: i.Locked, Busy: i.Busy,
-		UsedBy: s.UsersOf(v.Value.Name),
+		LockedBy: i.Store.LockedBy,
+		UsedBy:   s.UsersOf(v.Value.Name),
 	}}
 	if h := i.Health; h.State != scsi.HealthOK {
 		out.Status.State = v1.Failing
@@ -392,6 +394,9 @@ func (d *Daemon) Engines(context.Context) []v1.Engine {
 	out := []v1.Engine{}
 	for _, s := range d.gw.Engines() {
 		out = append(out, v1.Engine{Scheme: s})
+	}
+	for _, k := range layer.Kinds() {
+		out = append(out, v1.Engine{Scheme: k, Layer: true})
 	}
 	return out
 }

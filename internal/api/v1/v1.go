@@ -46,6 +46,9 @@ type VolumeStatus struct {
 	ReadOnly    bool           `json:"readOnly"`
 	Thin        bool           `json:"thin"`
 	UsedBy      []state.LUNRef `json:"usedBy,omitempty"`
+	// LockedBy is who has the engine's lock on the store, as far as is known: "this
+	// gateway", a sheep's address.
+	LockedBy string `json:"lockedBy,omitempty"`
 	// SWP: write protected by an initiator (control mode page).
 	SWP bool `json:"swp,omitempty"`
 	// PreventRemoval: an initiator prevents medium removal.
