@@ -94,13 +94,13 @@ type session struct {
 
 // client keeps a session. While there is none, keep makes one.
 type client struct {
-	cfg     Config
-	loc     *Location
-	name    string
-	answer  time.Duration // how long nebd-server may take for an answer
-	limit   atomic.Int64  // of a request over all its attempts, nanoseconds
-	vitals  vitals.Monitor
-	alone   bool // nobody else has the volume open at this nebd-server
+	cfg    Config
+	loc    *Location
+	name   string
+	answer time.Duration // how long nebd-server may take for an answer
+	limit  atomic.Int64  // of a request over all its attempts, nanoseconds
+	vitals vitals.Monitor
+	alone  bool // nobody else has the volume open at this nebd-server
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
