@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,9 +20,9 @@ type link struct {
 	turn  atomic.Uint32
 	begun time.Time
 
-	once sync.Once
-	down chan struct{} // closed at the end
-	err  error         // why; to be read after that
+	ended atomic.Bool
+	down  chan struct{} // closed at the end
+	err   error         // why; to be read after that
 }
 
 func (l *link) conn() *conn {
@@ -44,13 +43,14 @@ func (l *link) alive() bool {
 
 // fail ends the link and what is under way on it.
 func (l *link) fail(err error) {
-	l.once.Do(func() {
-		l.err = err
-		close(l.down)
-		for _, k := range l.conns {
-			k.fail(err)
-		}
-	})
+	if !l.ended.CompareAndSwap(false, true) {
+		return
+	}
+	l.err = err
+	close(l.down)
+	for _, k := range l.conns {
+		k.fail(err)
+	}
 }
 
 // close ends the link and waits for its goroutines.
