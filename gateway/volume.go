@@ -248,6 +248,12 @@ func identify(u *scsi.UnitConfig) {
 	}
 	if u.Vendor == "" && u.Product == "" {
 		u.Vendor, u.Product, u.Revision = "BLKGATE", "VOLUME", "1"
+		switch u.Type {
+		case scsi.TypeMultimedia:
+			u.Product = "DVD-ROM"
+		case scsi.TypeStorageController:
+			u.Product = "CONTROLLER"
+		}
 	}
 }
 

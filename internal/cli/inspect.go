@@ -159,7 +159,7 @@ func (a *app) engineCommand() *cobra.Command {
 		Use: "engine", Short: "Engines: kinds of stores",
 		Example: examples("blockgate engine list", "blockgate engine list -o json", "blockgate volume create scratch ram:1G"),
 	}, &cobra.Command{
-		Use: "list", Short: "List the kinds of stores that the daemon has", Args: args(0, 0),
+		Use: "list", Short: "List the kinds of stores that the daemon has, and the layers for them", Args: args(0, 0),
 		Example: examples("blockgate engine list", "blockgate engine list -o json", "blockgate engine list -o yaml"),
 		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
 			l, err := c.Engines(ctx)
@@ -167,9 +167,13 @@ func (a *app) engineCommand() *cobra.Command {
 				return err
 			}
 			return a.answer(l, func() *table {
-				t := &table{head: []string{"ENGINE"}}
+				t := &table{head: []string{"NAME", "USE"}}
 				for _, e := range l {
-					t.add(e.Scheme)
+					use := "volume create NAME " + e.Scheme + ":PLACE"
+					if e.Layer {
+						use = "volume create NAME STORE --layer " + e.Scheme
+					}
+					t.add(e.Scheme, use)
 				}
 				return t
 			})
