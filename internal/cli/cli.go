@@ -109,7 +109,7 @@ portals (addresses); whatever a command changes is kept at once.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.SetHelpCommandGroupID(groupOther)
 	a.add(root, groupServe, a.serveCommand(), a.daemonCommand())
-	a.add(root, groupManage, a.volumeCommand(), a.snapshotCommand(), a.targetCommand(), a.lunCommand(), a.portalCommand(), a.initiatorCommand(), a.accountCommand())
+	a.add(root, groupManage, a.volumeCommand(), a.snapshotCommand(), a.targetCommand(), a.lunCommand(), a.portalCommand(), a.initiatorCommand(), a.accountCommand(), a.nbdCommand())
 	a.add(root, groupDeclare, a.applyCommand(), a.diffCommand(), a.exportCommand(), a.importCommand(), a.historyCommand(), a.rollbackCommand())
 	a.add(root, groupInspect, a.statusCommand(), a.sessionCommand(), a.engineCommand(), a.selftestCommand(), a.benchCommand(), a.lsCommand())
 	a.add(root, groupOther, a.versionCommand(), a.completionCommand())

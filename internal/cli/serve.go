@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"blockgate/gateway"
 	"blockgate/internal/api/client"
 	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/daemon"
@@ -26,7 +24,8 @@ import (
 type serveOptions struct {
 	size, chap, stateDir, name string
 	stall                      string
-	listen                     []string
+	listen, nbd                []string
+	tls                        tlsFlags
 	readOnly, verbose          bool
 	removable, cd              bool
 	blockSize                  int
@@ -44,14 +43,17 @@ file that does not exist is made, sparse; what exists is never cut or
 overwritten. No root, no configuration and no kernel module is needed.
 
 It listens on this machine only, on port 3260, unless --listen says otherwise.
+With --nbd the disks are NBD exports too, by the names of their volumes, and
+without --listen they are only that.
 Nothing is kept but the data in the stores, unless --state names a directory:
 then the same disks have the same identity the next time.
 
 With a COMMAND after "--" the disks live as long as it runs. It finds their URLs
-in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on; its
-exit status becomes that of serve.`,
+in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on, with
+--nbd in BLOCKGATE_NBD_URL and so on; its exit status becomes that of serve.`,
 		Example: examples("blockgate serve disk.img --size 10G",
 			"blockgate serve a.img b.img --listen 0.0.0.0 --chap joe",
+			"blockgate serve disk.img --nbd 127.0.0.1",
 			"blockgate serve ram:1G -- sh -c 'qemu-img info $BLOCKGATE_URL'"),
 	}
 	c.Args = func(cmd *cobra.Command, args []string) error {
@@ -70,6 +72,7 @@ exit status becomes that of serve.`,
 	f.SortFlags = false
 	f.StringVar(&o.size, "size", "", "create files (and sheepdog volumes) that do not exist with this size: 512M, 10G, 2T")
 	f.StringArrayVar(&o.listen, "listen", nil, "address to listen on (default 127.0.0.1:3260; port 0 takes a free one; repeat for more)")
+	f.StringArrayVar(&o.nbd, "nbd", nil, "serve NBD on this address (port 10809 unless it says) or unix:/path; repeat for more")
 	f.StringVar(&o.chap, "chap", "", "ask for CHAP: USER:SECRET, or USER to be asked or to take $BLOCKGATE_CHAP_SECRET")
 	f.BoolVar(&o.readOnly, "read-only", false, "open the stores read-only; initiators find them write-protected")
 	f.BoolVar(&o.removable, "removable", false, "disks that initiators may eject")
@@ -77,6 +80,7 @@ exit status becomes that of serve.`,
 	f.IntVar(&o.blockSize, "block-size", 512, "logical block size in bytes, 512 or 4096")
 	stallFlag(c, &o.stall)
 	f.StringVar(&o.name, "name", "", "the target's iSCSI name (default made of this machine's name and the first store's)")
+	o.tls.add(c)
 	f.StringVar(&o.stateDir, "state", "", "keep the setup in this directory")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what happens")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -108,7 +112,7 @@ func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error 
 		level = slog.LevelDebug
 	}
 	d, err := daemon.Start(ctx, daemon.Config{
-		StateDir: o.stateDir, Socket: a.socket, Portals: s.portals, Logger: a.logger(level), Version: Version(),
+		StateDir: o.stateDir, Socket: a.socket, Portals: s.portals, NBDPortals: s.nbdPortals, Logger: a.logger(level), Version: Version(),
 		Drain: 5 * time.Second, DelayReady: true,
 	})
 	if err != nil {
@@ -150,7 +154,9 @@ type setup struct {
 	target  string
 	portals []state.Portal
 	account *state.Account
-	served  []v1.Target
+
+	nbdPortals []state.NBDPortal
+	served     []v1.Target
 
 	warnings []string
 }
@@ -197,7 +203,10 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 			return nil, err
 		}
 	}
-	if len(o.listen) == 0 {
+	if err := s.addNBD(o); err != nil {
+		return nil, err
+	}
+	if len(o.listen) == 0 && len(o.nbd) == 0 {
 		o.listen = []string{"127.0.0.1:3260"}
 	}
 	for _, l := range o.listen {
@@ -335,6 +344,7 @@ func (s *setup) apply(ctx context.Context, d *daemon.Daemon) error {
 		}
 		ops = append(ops, state.Op{Verb: state.Put, Kind: state.KindTarget, Target: &t})
 	}
+	ops = append(ops, s.exports(d)...)
 	if len(ops) > 0 {
 		done, err := d.Apply(ctx, ops)
 		if err != nil {
@@ -398,30 +408,12 @@ func (a *app) announce(ctx context.Context, w io.Writer, d *daemon.Daemon, s *se
 		}
 		fmt.Fprintf(&b, "portal   iscsi://%s  (%s)\n", p.Bound, reach)
 	}
-	addr := reachable(d.Bound()[0], false)
-	login := ""
-	if s.account != nil {
-		login = s.account.User + "%SECRET@"
-	}
-	for _, t := range s.served {
-		for _, l := range t.LUNs {
-			fmt.Fprintf(&b, "url      %s\n", url(login, addr, t.Name, l.Number))
-		}
-	}
+	s.announceNBDPortals(&b, d)
+	s.announceURLs(&b, d)
 	if a.socket != "" {
 		fmt.Fprintf(&b, "admin    unix:%s\n", a.socket)
 	}
-	t := s.served[0]
-	fmt.Fprintf(&b, "Linux:   iscsiadm -m discovery -t st -p %s && ", addr)
-	if s.account != nil {
-		set := fmt.Sprintf("iscsiadm -m node -T %s -p %s -o update", t.Name, addr)
-		fmt.Fprintf(&b, "%s -n node.session.auth.authmethod -v CHAP && %s -n node.session.auth.username -v %s && %s -n node.session.auth.password -v SECRET && ",
-			set, set, s.account.User, set)
-	}
-	fmt.Fprintf(&b, "iscsiadm -m node -T %s -p %s --login\n", t.Name, addr)
-	if len(t.LUNs) > 0 {
-		fmt.Fprintf(&b, "QEMU:    -drive file=%s,format=raw,if=virtio\n", url(login, addr, t.Name, t.LUNs[0].Number))
-	}
+	s.announceUse(&b, d)
 	if len(s.opts.command) == 0 {
 		keep := "; add --state DIR to keep this setup"
 		if s.opts.stateDir != "" {
@@ -432,6 +424,7 @@ func (a *app) announce(ctx context.Context, w io.Writer, d *daemon.Daemon, s *se
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return err
 	}
+	a.warnOpenNBD(d)
 	for _, t := range s.served {
 		if open && len(t.Accounts) == 0 {
 			for _, r := range t.ACL {
@@ -444,55 +437,9 @@ func (a *app) announce(ctx context.Context, w io.Writer, d *daemon.Daemon, s *se
 	return nil
 }
 
-// reachable is an address that stands for a portal: loopback for a wildcard if
-// it is for this machine, otherwise one of this machine's addresses.
-func reachable(p gateway.PortalInfo, here bool) netip.AddrPort {
-	addr := p.Bound.Addr()
-	if !addr.IsUnspecified() {
-		return p.Bound
-	}
-	local := netip.MustParseAddr("127.0.0.1")
-	if addr.Is6() {
-		local = netip.IPv6Loopback()
-	}
-	if !here {
-		for _, a := range gateway.LocalAddresses() {
-			if a.Is4() == addr.Is4() {
-				local = a
-				break
-			}
-		}
-	}
-	return netip.AddrPortFrom(local, p.Bound.Port())
-}
-
-func url(login string, addr netip.AddrPort, target string, lun uint64) string {
-	return fmt.Sprintf("iscsi://%s%s/%s/%d", login, addr, target, lun)
-}
-
-// environment is what a captive command finds in its environment.
-func (s *setup) environment(d *daemon.Daemon) []string {
-	addr := reachable(d.Bound()[0], true)
-	login := ""
-	if s.account != nil {
-		login = s.account.User + "%" + s.account.Secret + "@"
-	}
-	var env []string
-	for _, t := range s.served {
-		for _, l := range t.LUNs {
-			u := url(login, addr, t.Name, l.Number)
-			if len(env) == 0 {
-				env = append(env, "BLOCKGATE_URL="+u)
-			}
-			env = append(env, fmt.Sprintf("BLOCKGATE_URL_%d=%s", len(env)-1, u))
-		}
-	}
-	return append(env, "BLOCKGATE_PORTAL="+addr.String(), "BLOCKGATE_TARGET="+s.served[0].Name)
-}
-
 func (a *app) daemonCommand() *cobra.Command {
 	var stateDir string
-	var listen []string
+	var listen, nbd []string
 	var verbose bool
 	c := &cobra.Command{
 		Use: "daemon", Short: "Run the daemon",
@@ -508,6 +455,7 @@ it at once.`,
 	f.SortFlags = false
 	f.StringVar(&stateDir, "state", "", "directory of the state (default $BLOCKGATE_STATE, or "+shown(a.defaultState())+")")
 	f.StringArrayVar(&listen, "listen", nil, "listen here too, for this start only (see: blockgate portal add)")
+	f.StringArrayVar(&nbd, "nbd", nil, "serve NBD here too, for this start only (see: blockgate nbd listen)")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		signals := make(chan os.Signal, 4)
@@ -526,6 +474,14 @@ it at once.`,
 			}
 			portals = append(portals, state.Portal{Address: addr, Group: 1})
 		}
+		var nbdPortals []state.NBDPortal
+		for _, l := range nbd {
+			p, err := new(tlsFlags).portal(l)
+			if err != nil {
+				return err
+			}
+			nbdPortals = append(nbdPortals, p)
+		}
 		level := slog.LevelInfo
 		if verbose {
 			level = slog.LevelDebug
@@ -533,7 +489,7 @@ it at once.`,
 		log := a.logger(level)
 		c := a.client()
 		d, err := daemon.Start(cmd.Context(), daemon.Config{
-			StateDir: stateDir, Socket: c.Socket(), Portals: portals, Logger: log, Version: Version(),
+			StateDir: stateDir, Socket: c.Socket(), Portals: portals, NBDPortals: nbdPortals, Logger: log, Version: Version(),
 		})
 		if err != nil {
 			return err
@@ -546,7 +502,7 @@ it at once.`,
 
 // hint tells the next step to whoever starts a daemon for the first time.
 func (a *app) hint(d *daemon.Daemon, c *client.Client) {
-	if len(d.Portals(context.Background())) == 0 {
+	if len(d.Portals(context.Background())) == 0 && len(d.NBDPortals(context.Background())) == 0 {
 		a.note("note: no portal yet, so nobody can connect; next: blockgate portal add 127.0.0.1 --socket %s", c.Socket())
 	}
 }
