@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"blockgate/backing"
@@ -27,7 +28,7 @@ func (r *reconciler) Prepare(ctx context.Context, p *state.Plan) (abandon func()
 		}
 		now, _ := p.New.Volume(c.Name)
 		fresh := isNew(now.Value)
-		if e := r.startVolume(ctx, now.Value, !r.restore); e != nil {
+		if e := r.startVolume(ctx, now.Value, !r.restore && !(r.declared && grownMemory(now.Value))); e != nil {
 			if e.Code == state.CodeUnknownEngine && forced(p, c) {
 				r.warnings = append(r.warnings, e.Error())
 				r.back(func() { r.note(r.volumes, c.Name, nil) })
@@ -55,6 +56,15 @@ func (r *reconciler) Prepare(ctx context.Context, p *state.Plan) (abandon func()
 		return nil, err
 	}
 	return r.goBack, nil
+}
+
+// grownMemory tells a RAM volume that is to be larger than its URL says, as one is
+// exported that has grown: it begins with that size and is grown, as at a restart.
+func grownMemory(v state.Volume) bool {
+	scheme, rest := backing.SplitURL(v.URL)
+	size, _, _ := strings.Cut(rest, ",")
+	n, err := backing.ParseSize(size)
+	return scheme == "ram" && err == nil && v.Size > n
 }
 
 // forced tells whether a volume is to be kept though nothing can serve it yet:
