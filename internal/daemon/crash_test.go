@@ -122,7 +122,10 @@ func what(t *testing.T, c *client.Client) string {
 func TestKilled(t *testing.T) {
 	const changes = 200
 	kills := 8
-	if testing.Short() {
+	switch {
+	case longer():
+		kills = 60
+	case testing.Short():
 		kills = 2
 	}
 	// What each change leads to, told by a daemon that nobody kills.

@@ -8,7 +8,7 @@ set -u
 cd "$(dirname "$(readlink -f "$0")")/../.." || exit 1
 set_=${1:-}
 case $set_ in
-all) limit=3600 pick=() groups="test judge" ;;
+all) limit=3600 pick=() groups="test judge" also=./internal/daemon ;;
 soak)
     export BLOCKGATE_SOAK_SECONDS=${SOAK_SECONDS:-3600}
     limit=$((BLOCKGATE_SOAK_SECONDS + 600)) pick=(-run '^TestCrash$') groups=test
@@ -19,7 +19,7 @@ shift
 # shellcheck disable=SC2086
 test/packages.sh $groups || exit 1
 logs=$(mktemp -d "${TMPDIR:-/tmp}/blockgate-test.XXXXXX")
-BLOCKGATE_OUTSIDE=$set_ timeout -k 10 $limit go test -json -count=1 -timeout "$((limit - 60))s" "${pick[@]}" ./test/outside "$@" \
+BLOCKGATE_OUTSIDE=$set_ timeout -k 10 $limit go test -json -count=1 -timeout "$((limit - 60))s" "${pick[@]}" ./test/outside ${also-} "$@" \
     </dev/null >"$logs/outside.json" 2>&1
 status=$?
 awk -v COUNTS="$logs/counts" -v LOG="$logs/outside.log" -f test/gotest.awk "$logs/outside.json"
