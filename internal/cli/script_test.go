@@ -174,6 +174,7 @@ func TestHelp(t *testing.T) {
 		"snapshot,snapshot create,snapshot list,snapshot delete,"+
 		"target,target create,target list,target show,target set,target delete,target group,target group list,target group set,lun,lun add,lun remove,lun list,portal,portal add,portal remove,portal list,"+
 		"initiator,initiator allow,initiator deny,initiator list,account,account create,account list,account delete,"+
+		"nbd,nbd listen,nbd unlisten,nbd export,nbd unexport,nbd allow,nbd deny,nbd list,nbd clients,nbd close,"+
 		"apply,diff,export,import,history,rollback,"+
 		"session,session list,session close,engine,engine list,status,selftest,bench,ls,version,completion", ",") {
 		pages = append(pages, strings.Fields(p))

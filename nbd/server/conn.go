@@ -83,11 +83,15 @@ func (c *conn) run() {
 			h.session.Close()
 		}
 		if err != nil && !crowdedOut && (!errors.Is(err, io.EOF) || c.begun) {
-			c.srv.log.Warn("nbd: handshake failed", "from", c.client.Remote, "reason", c.why(err))
+			reason := c.why(err)
+			if h != nil && h.refusal != "" {
+				reason = h.refusal
+			}
+			c.srv.log.Warn("nbd: handshake failed", "from", c.client.From(), "reason", reason)
 		}
 		return
 	}
-	log := c.srv.log.With("connection", c.id, "export", h.info.Name, "from", c.client.Remote)
+	log := c.srv.log.With("connection", c.id, "export", h.info.Name, "from", c.client.From())
 	log.Info("nbd: connected")
 	err = c.drive.Run(nil)
 	c.m.Closed()

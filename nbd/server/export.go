@@ -18,6 +18,14 @@ type Client struct {
 	Identity *Identity
 }
 
+// From is where the client comes from, for people.
+func (c *Client) From() string {
+	if c.Remote.Network() == "unix" {
+		return "unix"
+	}
+	return c.Remote.String()
+}
+
 // Identity is what TLS tells about a client.
 type Identity struct {
 	Method string // "x509", "psk"

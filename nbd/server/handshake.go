@@ -54,6 +54,8 @@ type handshake struct {
 	blockSize bool // the client knows the size constraints
 
 	out []byte // the reply that is being made
+	// refusal is why the last option was refused; empty if it was not.
+	refusal string
 }
 
 // contextID is the number of AllocationContext.
@@ -69,7 +71,7 @@ func (h *handshake) upgraded(id *Identity) {
 // returns the replies to it, which are valid until the next call. An error ends
 // the connection without a reply.
 func (h *handshake) option(o nbd.Option, data []byte) (reply []byte, next step, err error) {
-	h.out = h.out[:0]
+	h.out, h.refusal = h.out[:0], ""
 	if h.options++; h.options > maxOptions {
 		return nil, stepBye, errors.New("too many options")
 	}
@@ -133,7 +135,7 @@ func (h *handshake) tooBig(o nbd.Option) (reply []byte, err error) {
 func (h *handshake) ack(o nbd.Option) { h.out = nbd.AppendOptionReply(h.out, o, nbd.RepAck, nil) }
 
 func (h *handshake) fail(o nbd.Option, t nbd.ReplyType, why string) {
-	h.out = nbd.AppendOptionReply(h.out, o, t, []byte(why))
+	h.out, h.refusal = nbd.AppendOptionReply(h.out, o, t, []byte(why)), fmt.Sprintf("%v: %v: %s", o, t, why)
 }
 
 func (h *handshake) startTLS(data []byte) step {

@@ -204,7 +204,7 @@ func (s *Server) accept(nc net.Conn, a Access) *conn {
 	if reason != "" {
 		// One line a second at most: this is what a flood looks like.
 		if now, last := time.Now().UnixNano(), s.lastFull.Load(); now-last > int64(time.Second) && s.lastFull.CompareAndSwap(last, now) {
-			s.log.Warn("nbd: too many connections, one is closed", "from", loser.client.Remote, "reason", reason)
+			s.log.Warn("nbd: too many connections, one is closed", "from", loser.client.From(), "reason", reason)
 		}
 		loser.Abort(reason)
 	}

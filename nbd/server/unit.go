@@ -86,7 +86,7 @@ func (e *UnitExport) Open(c *Client) (Session, error) {
 // hostOf is where a client comes from and the name of its initiator port: who it
 // has proved to be, or else again where it comes from.
 func hostOf(c *Client) (host, name string) {
-	host = "local"
+	host = c.From()
 	if t, ok := c.Remote.(*net.TCPAddr); ok {
 		host = t.AddrPort().Addr().Unmap().String()
 	}
