@@ -10,7 +10,14 @@ export CGO_ENABLED ?= 0
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-build: $(BIN)/blockgate ## bin/blockgate, static, with its other names beside it
+# Each C library has a process of its own. It is loaded at run time: neither this
+# binary nor the plugins need a C compiler, or the library, to be built.
+PLUGINS := $(patsubst cmd/%,$(BIN)/%,$(wildcard cmd/blockgate-*))
+
+build: $(BIN)/blockgate $(PLUGINS) ## bin/blockgate, static, with its other names and its plugins beside it
+
+$(BIN)/blockgate-%: FORCE
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/blockgate-$*
 
 $(BIN)/blockgate: FORCE
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/blockgate
