@@ -12,7 +12,7 @@ help: ## this list
 
 # Each C library has a process of its own. It is loaded at run time: neither this
 # binary nor the plugins need a C compiler, or the library, to be built.
-PLUGINS := $(patsubst cmd/%,$(BIN)/%,$(wildcard cmd/blockgate-*))
+PLUGINS := $(patsubst cmd/%/main.go,$(BIN)/%,$(wildcard cmd/blockgate-*/main.go))
 
 build: $(BIN)/blockgate $(PLUGINS) ## bin/blockgate, static, with its other names and its plugins beside it
 
