@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"blockgate/backing"
+	"blockgate/backing/plugin/internal/control"
 )
 
 // Config says which plugin, where it is and how it is kept. Zero values are
@@ -48,6 +49,10 @@ type Config struct {
 	// after a short life; it doubles up to 32 times that. 0: 100 ms.
 	Backoff time.Duration
 }
+
+// ErrMissing: the program or the library it needs is not installed. The error's
+// text says which, and what to install. It is backing.ErrNotSupported, too.
+var ErrMissing = control.ErrMissing
 
 // DefaultStall is how long calls wait for a plugin if nothing else is said.
 const DefaultStall = 30 * time.Second
@@ -104,8 +109,8 @@ func (c *Config) find() (string, error) {
 	if path, err := exec.LookPath(program); err == nil {
 		return filepath.Abs(path)
 	}
-	return "", fmt.Errorf("the program %s is not there: install the package %s, or name it in %s (looked for in %s and PATH): %w",
-		program, program, variable, strings.Join(dirs, ", "), backing.ErrNotSupported)
+	return "", control.Missing(fmt.Sprintf("the program %s is not there: install the package %s, or name it in %s (looked for in %s and PATH)",
+		program, program, variable, strings.Join(dirs, ", ")))
 }
 
 func executable(path string) error {

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"blockgate/backing"
+	"blockgate/backing/plugin"
 	"blockgate/gateway"
 	"blockgate/internal/state"
 )
@@ -49,8 +50,11 @@ func volumeError(v state.Volume, err error) *state.Error {
 		e.Hint = "is the storage below it reachable? try again with: blockgate volume retry " + v.Name
 	case errors.Is(err, backing.ErrNotSupported):
 		e.Hint = "see what there is: blockgate engine list"
-		if strings.Contains(err.Error(), "no engine") {
+		switch {
+		case strings.Contains(err.Error(), "no engine"):
 			e.Class, e.Code = state.Usage, state.CodeUnknownEngine
+		case errors.Is(err, plugin.ErrMissing):
+			e.Class, e.Code, e.Hint = state.Usage, state.CodeUnknownEngine, "install it and start the daemon again"
 		}
 	}
 	return e

@@ -17,7 +17,7 @@ import (
 // newServer is the NBD server of a store. An error is told with its text, which
 // goes to the gateway's log as well.
 func newServer(store backing.Store) *server.Server {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	export := server.ForStore(store, server.StoreOptions{
 		Workers: workers,
 		Fail: func(r *nbd.Request, err error) (nbd.Errno, string) {

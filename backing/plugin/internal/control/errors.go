@@ -7,6 +7,21 @@ import (
 	"blockgate/backing"
 )
 
+// Missing is what is not installed: a program or a library. Its text is one line
+// that says what to do about it. errors.Is finds backing.ErrNotSupported and
+// ErrMissing in it.
+type Missing string
+
+// ErrMissing is in every Missing.
+var ErrMissing = errors.New("a part of the engine is not installed")
+
+func (m Missing) Error() string { return string(m) }
+
+// Is implements the interface of package errors.
+func (m Missing) Is(target error) bool {
+	return target == ErrMissing || target == backing.ErrNotSupported
+}
+
 // Error is an error of the other side: what kind, and its text.
 type Error struct {
 	Kind string `json:"kind,omitempty"`
@@ -24,6 +39,7 @@ func kinds() []struct {
 		name string
 		err  error
 	}{
+		{"missing", ErrMissing}, // before not-supported, which it is as well
 		{"read-only", backing.ErrReadOnly},
 		{"out-of-range", backing.ErrOutOfRange},
 		{"no-space", backing.ErrNoSpace},
@@ -60,6 +76,9 @@ func (e *Error) Error() string { return e.Text }
 
 // Unwrap is the error of package backing or context that the other side had.
 func (e *Error) Unwrap() error {
+	if e.Kind == "missing" {
+		return Missing(e.Text)
+	}
 	for _, k := range kinds() {
 		if e.Kind == k.name {
 			return k.err
