@@ -95,16 +95,8 @@ func (l *Lib) Write(ctx context.Context, image uintptr, off int64, b *Buffer) er
 	return err
 }
 
-// Discard gives a range back.
-func (l *Lib) Discard(ctx context.Context, image uintptr, off, n int64) error {
-	_, err := l.run(ctx, func(c uintptr) uintptr {
-		r, _, _ := purego.SyscallN(l.aioDiscard, image, uintptr(off), uintptr(n), c)
-		return r
-	})
-	return err
-}
-
-// WriteZeroes makes a range read as zeroes; flags is 0 or WriteZeroesThick.
+// WriteZeroes makes a range read as zeroes; flags is 0, which frees what it can, or
+// WriteZeroesThick.
 func (l *Lib) WriteZeroes(ctx context.Context, image uintptr, off, n int64, flags int) error {
 	_, err := l.run(ctx, func(c uintptr) uintptr {
 		r, _, _ := purego.SyscallN(l.aioZeroes, image, uintptr(off), uintptr(n), c, uintptr(flags), 0)

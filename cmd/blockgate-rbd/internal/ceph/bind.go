@@ -31,7 +31,7 @@ func (l *Lib) bind(rados, rbd uintptr) error {
 	}
 	for name, at := range map[string]*uintptr{
 		"rbd_aio_create_completion": &l.aioCreate, "rbd_aio_read": &l.aioRead, "rbd_aio_write": &l.aioWrite,
-		"rbd_aio_discard": &l.aioDiscard, "rbd_aio_write_zeroes": &l.aioZeroes, "rbd_aio_compare_and_write": &l.aioCompare,
+		"rbd_aio_write_zeroes": &l.aioZeroes, "rbd_aio_compare_and_write": &l.aioCompare,
 		"rbd_aio_flush": &l.aioFlush, "rbd_aio_get_return_value": &l.aioResult, "rbd_aio_release": &l.aioRelease,
 	} {
 		p, err := find(name)

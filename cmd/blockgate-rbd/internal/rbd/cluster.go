@@ -94,9 +94,8 @@ func settings(l *Location, stall time.Duration) ([][2]string, error) {
 	seconds := func(d time.Duration) string { return strconv.Itoa(int((d + time.Second - 1) / time.Second)) }
 	set := [][2]string{
 		{"rbd_cache", strconv.FormatBool(l.Cache)},
-		// A discard is to zero what it cannot free, of whatever length.
+		// What cannot be freed is to be zeroed.
 		{"rbd_skip_partial_discard", "false"},
-		{"rbd_discard_granularity_bytes", "0"},
 		// The former owner of a lock that is broken is kept from writing.
 		{"rbd_blocklist_on_break_lock", "true"},
 		{"client_mount_timeout", seconds(connectTime)},

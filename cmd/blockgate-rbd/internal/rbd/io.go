@@ -108,11 +108,10 @@ func (s *Store) Flush(ctx context.Context) error {
 	return s.wrap("flush", s.fate(s.lib.Flush(ctx, s.image), true))
 }
 
-// Discard frees what can be freed and zeroes the rest.
+// Discard frees what can be freed and zeroes the rest. That is librbd's
+// write_zeroes; its discard leaves out what is short.
 func (s *Store) Discard(ctx context.Context, off, n int64) error {
-	return s.spans(off, n, func(off, n int64) error {
-		return s.lib.Discard(ctx, s.image, off, n)
-	})
+	return s.WriteZeroes(ctx, off, n, true)
 }
 
 // WriteZeroes frees the range, or provisions it if it must not.
@@ -135,14 +134,19 @@ func (s *Store) spans(off, n int64, do func(off, n int64) error) error {
 	for n > 0 {
 		part := min(n, span-off%span)
 		if err := do(off, part); err != nil {
-			return s.wrap("discard", s.fate(err, true))
+			return s.wrap("zeroing", s.fate(err, true))
 		}
 		off, n = off+part, n-part
 	}
 	return nil
 }
 
-// CompareAndWrite is one operation of the OSD that has the object.
+// sector is the most that librbd compares at once, in bytes; a range must lie in
+// one.
+const sector = 512
+
+// CompareAndWrite is one operation of the OSD that has the object where librbd
+// does that, which is all that hosts use for locks of their own.
 func (s *Store) CompareAndWrite(ctx context.Context, old, new []byte, off int64) (int, error) {
 	if len(old) != len(new) || s.location.Cache {
 		return -1, backing.ErrNotSupported
@@ -154,7 +158,7 @@ func (s *Store) CompareAndWrite(ctx context.Context, old, new []byte, off int64)
 	if n == 0 {
 		return -1, nil
 	}
-	if off/s.object != (off+n-1)/s.object {
+	if off/sector != (off+n-1)/sector {
 		return s.compareAcross(ctx, old, new, off)
 	}
 	s.straddle.RLock()
@@ -195,7 +199,7 @@ func (s *Store) difference(ctx context.Context, old []byte, off, at int64) (int,
 	return 0, nil
 }
 
-// compareAcross is for ranges in two objects, which no OSD can do in one step.
+// compareAcross is for longer ranges, which librbd does not do in one step.
 // With the lock there is no other client, and writes of this one wait.
 func (s *Store) compareAcross(ctx context.Context, old, new []byte, off int64) (int, error) {
 	if !s.owner {

@@ -265,8 +265,8 @@ func (s *Store) lose(why string, ask bool) {
 // successorTime bounds the search for who has fenced this client off.
 const successorTime = 5 * time.Second
 
-// successor is who has the lock now, asked by a client that only reads; "" if that
-// cannot be found out.
+// successor is who has the lock now, asked by another client of the cluster; "" if
+// that cannot be found out.
 func (s *Store) successor() string {
 	found := make(chan string, 1)
 	go func() {
@@ -277,7 +277,8 @@ func (s *Store) successor() string {
 			return
 		}
 		defer other.release()
-		if s.lib.OpenReadOnly(other.io, s.location.Image, &other.image, nil) < 0 {
+		// One that is opened read-only is not told the owner.
+		if s.lib.Open(other.io, s.location.Image, &other.image, nil) < 0 {
 			other.image = 0
 			found <- ""
 			return
