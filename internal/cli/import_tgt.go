@@ -260,7 +260,7 @@ func (t *tgtImport) engine(v *state.Volume, s *tgtconf.Store) bool {
 	if v.Bstype == "" {
 		v.Bstype = "rdwr"
 	}
-	if s.Bsopts != "" {
+	if s.Bsopts != "" && v.Bstype != "rbd" {
 		t.warn(s.Pos, "bsopts %q has no counterpart", s.Bsopts)
 	}
 	for f := range strings.SplitSeq(s.Bsoflags, ":") {
@@ -292,6 +292,12 @@ func (t *tgtImport) engine(v *state.Volume, s *tgtconf.Store) bool {
 		if !strings.Contains(s.Path, "/") {
 			v.URL = "rbd:rbd/" + s.Path
 		}
+		url, err := tgtconf.RBDOptions(v.URL, s.Bsopts)
+		if err != nil {
+			t.wrong(s.Pos, "%v", err)
+			return false
+		}
+		v.URL = url
 	case "glfs": // volume@host:file
 		volume, rest, ok := strings.Cut(s.Path, "@")
 		host, file, ok2 := strings.Cut(rest, ":")

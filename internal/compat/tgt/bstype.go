@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"blockgate/internal/compat/tgtconf"
 	"blockgate/internal/state"
 )
 
@@ -90,6 +91,20 @@ func (b *bstype) store(v *state.Volume, dir, path, flags string) error {
 	var err error
 	v.URL, err = b.url(dir, path)
 	return err
+}
+
+// options adds what --bsopts say of a store to its URL, in tgt's form
+// "key=value;…". A store that takes none ignores them, as tgt does.
+func (b *bstype) options(v *state.Volume, opts string) error {
+	if b.name != "rbd" || opts == "" || v.URL == "" {
+		return nil
+	}
+	url, err := tgtconf.RBDOptions(v.URL, opts)
+	if err != nil {
+		return refuse("%v", err)
+	}
+	v.URL = url
+	return nil
 }
 
 func (b *bstype) url(dir, path string) (string, error) {

@@ -105,6 +105,9 @@ func (a *admin) newVolume() (*state.Volume, error) {
 	if err := b.store(v, a.dir, a.path, a.bsflags); err != nil {
 		return nil, err
 	}
+	if err := b.options(v, a.bsopts); err != nil {
+		return nil, err
+	}
 	thin := false
 	v.Unit = state.UnitParams{
 		Type: "disk", Vendor: "IET", Product: "VIRTUAL-DISK", Revision: "0001",
