@@ -109,8 +109,8 @@ func (c *Config) find() (string, error) {
 	if path, err := exec.LookPath(program); err == nil {
 		return filepath.Abs(path)
 	}
-	return "", control.Missing(fmt.Sprintf("the program %s is not there: install the package %s, or name it in %s (looked for in %s and PATH)",
-		program, program, variable, strings.Join(dirs, ", ")))
+	return "", control.Missing(fmt.Sprintf("no engine %q: the program %s is not there: install the package %s, or name it in %s (looked for in %s and PATH)",
+		c.Name, program, program, variable, strings.Join(dirs, ", ")))
 }
 
 func executable(path string) error {

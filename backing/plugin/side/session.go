@@ -110,7 +110,7 @@ func (s *session) open(ctx context.Context, in control.Open) (any, error) {
 	if s.engine.Load != nil {
 		var err error
 		if library, err = s.engine.Load(); err != nil {
-			return nil, control.Missing(err.Error())
+			return nil, control.Missing(fmt.Sprintf("no engine %q: %v", s.engine.Name, err))
 		}
 	}
 	store, err := s.engine.Open(ctx, in.Location, Options{

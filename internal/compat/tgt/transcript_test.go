@@ -88,12 +88,14 @@ func replay(t *testing.T, file string, complete bool) {
 // that a build has beside those that each has.
 func hide(s, dir string) string {
 	s = engines.ReplaceAllString(s, "(there are: …)")
+	s = places.ReplaceAllString(s, "(looked for in …)")
 	s = more.ReplaceAllString(s, "")
 	return strings.ReplaceAll(s, dir, "DIR")
 }
 
 var (
 	engines = regexp.MustCompile(`\(there are: [^)]*\)`)
+	places  = regexp.MustCompile(`\(looked for in [^)]*\)`)
 	more    = regexp.MustCompile(`(?m)^    (sheepdog|rbd|glfs|curve|longhorn)( \(bsoflags .*\))?\n`)
 )
 
