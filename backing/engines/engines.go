@@ -21,6 +21,7 @@ func Default() *backing.Registry {
 	for _, scheme := range nbd.Schemes() {
 		r.Register(scheme, nbd.Opener(scheme))
 	}
+	r.Register("gluster", plugin.Engine("gluster"))
 	r.Register("null", null.Open)
 	r.Register("ram", ram.Open)
 	r.Register("rbd", plugin.Engine("rbd"))

@@ -13,7 +13,7 @@ import (
 
 func TestDefault(t *testing.T) {
 	r := engines.Default()
-	if got, want := r.Schemes(), []string{"curve", "file", "nbd", "nbd+unix", "nbds", "nbds+unix", "null", "ram", "rbd", "sheepdog"}; !slices.Equal(got, want) {
+	if got, want := r.Schemes(), []string{"curve", "file", "gluster", "nbd", "nbd+unix", "nbds", "nbds+unix", "null", "ram", "rbd", "sheepdog"}; !slices.Equal(got, want) {
 		t.Errorf("schemes = %v, want %v", got, want)
 	}
 	path := filepath.Join(t.TempDir(), "disk.img")
@@ -31,7 +31,7 @@ func TestDefault(t *testing.T) {
 		}
 	}
 	_, err := r.Open(t.Context(), "tape:0", backing.OpenOptions{})
-	if !errors.Is(err, backing.ErrNotSupported) || !strings.Contains(err.Error(), "tape") || !strings.Contains(err.Error(), "curve, file, nbd, nbd+unix, nbds, nbds+unix, null, ram, rbd") {
+	if !errors.Is(err, backing.ErrNotSupported) || !strings.Contains(err.Error(), "tape") || !strings.Contains(err.Error(), "curve, file, gluster, nbd, nbd+unix, nbds, nbds+unix, null, ram, rbd") {
 		t.Errorf("unknown engine: %v; want an error that names those there are", err)
 	}
 	// A registry of one's own does not change another's.
