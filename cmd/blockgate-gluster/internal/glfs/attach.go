@@ -55,6 +55,9 @@ func (n native) Create(path string, flags int, mode uint32) (file, error) {
 
 func (n native) Detach() { go n.Fini() }
 
+// levelNames are those that the levels of glfs_set_logging have as an option.
+var levelNames = [...]string{"NONE", "NONE", "NONE", "CRITICAL", "ERROR", "WARNING", "INFO", "INFO", "DEBUG", "TRACE"}
+
 // attach reaches a server and attaches the volume. It may hang as long as the
 // library lets it.
 func attach(lib *gfapi.Library, l Location) (volume, error) {
@@ -81,6 +84,11 @@ func attach(lib *gfapi.Library, l Location) (volume, error) {
 	}
 	if err := fs.Logging(log, level); err != nil {
 		return nil, fmt.Errorf("log file %s: %w", l.LogFile, err)
+	}
+	// The volume's own idea of the level (diagnostics.client-log-level) would come
+	// into force as soon as it is attached.
+	if err := fs.Option(l.Volume, "log-level", levelNames[level]); err != nil {
+		return nil, fmt.Errorf("log level: %w", err)
 	}
 	if l.WriteBehind != Accept {
 		// Also where the volume has it off: that may change while we are attached.
