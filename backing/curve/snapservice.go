@@ -34,6 +34,7 @@ var serviceErrors = map[int]error{
 	-16: backing.ErrBusy,         // clones depend on the snapshot
 	-19: backing.ErrExist,
 	-20: backing.ErrBusy, // too many tasks
+	-21: backing.ErrNotSupported,
 }
 
 // serviceError is an answer that says no.
