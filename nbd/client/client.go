@@ -278,7 +278,7 @@ func (c *Client) attempt(ctx context.Context, o *op) error {
 	return nil
 }
 
-var errDown = &lostError{errors.New("the server cannot be reached")}
+var errDown error = &lostError{errors.New("the server cannot be reached")}
 
 // insist is do after the first attempt did not succeed.
 func (c *Client) insist(ctx context.Context, o *op, begin time.Time, err error) error {
@@ -288,10 +288,14 @@ func (c *Client) insist(ctx context.Context, o *op, begin time.Time, err error) 
 		defer t.Stop()
 		limit = t.C
 	}
+	cause := err
 	for {
 		var lost *lostError
 		if !errors.As(err, &lost) {
 			return err
+		}
+		if err != errDown {
+			cause = err
 		}
 		l, aerr := c.await(ctx, limit)
 		if aerr != nil {
@@ -299,10 +303,10 @@ func (c *Client) insist(ctx context.Context, o *op, begin time.Time, err error) 
 		}
 		left := time.Until(begin.Add(c.cfg.Stall))
 		if l == nil || c.cfg.Stall >= 0 && left <= 0 {
-			if s := c.Status(); s.State == Stalled {
+			if s := c.Status(); cause == errDown && s.State == Stalled {
 				return fmt.Errorf("%w within %v: %s", ErrTimeout, c.cfg.Stall, s.Reason)
 			}
-			return fmt.Errorf("%w within %v: %w", ErrTimeout, c.cfg.Stall, err)
+			return fmt.Errorf("%w within %v: %w", ErrTimeout, c.cfg.Stall, cause)
 		}
 		if (o.modifies() || o.req.Type == nbd.CmdFlush) && c.status.broken.Load() {
 			return c.failure()

@@ -268,7 +268,7 @@ func TestAbandonedWrite(t *testing.T) {
 func TestAbandonedRead(t *testing.T) {
 	srv := start(t, modern)
 	cfg := quick(srv)
-	cfg.Conns = 1
+	cfg.Conns, cfg.Stall = 1, 3*time.Second // a torn answer is noticed long before
 	c := open(t, cfg)
 	ok(t, c.WriteAt(t.Context(), fill(1<<20, 9), 0, 0))
 	for _, kind := range []nbdfake.Kind{nbdfake.Late, nbdfake.Stuck} {

@@ -29,7 +29,10 @@ type conn struct {
 	timer    *time.Timer
 	draining bool
 	drained  chan struct{} // closed when nothing is pending any more, if draining
-	slow     bool
+	slow     bool          // an answer is late
+	within   bool          // the reader is in the middle of a reply
+	arrivals uint32        // of the input, when it was last seen to change
+	silent   uint32        // ticks since, within a reply
 
 	queue *sendq.Queue
 
@@ -65,7 +68,9 @@ func newConn(nc net.Conn, exp *Export, stall time.Duration, failed func(error), 
 		failed: failed, slowly: slowly, gone: make(chan struct{}),
 	}
 	c.queue = sendq.New(nc, limit, c.fail)
+	c.mu.Lock()
 	c.timer = time.AfterFunc(every, c.watch)
+	c.mu.Unlock()
 	return c
 }
 
@@ -183,6 +188,15 @@ func (c *conn) fail(err error) {
 	c.failed(c.err)
 }
 
+// discard ends a connection that was never run.
+func (c *conn) discard() {
+	c.mu.Lock()
+	c.err = errMoved
+	c.timer.Stop()
+	c.mu.Unlock()
+	c.nc.Close()
+}
+
 // close says good-bye, if asked to and if that is quick, ends the connection and
 // waits until its goroutine is gone.
 func (c *conn) close(polite bool) {
@@ -236,11 +250,20 @@ func (c *conn) watch() {
 			overdue = x
 		}
 	}
+	if n := c.in.arrivals.Load(); !c.within || n != c.arrivals {
+		c.arrivals, c.silent = n, 0
+	} else {
+		c.silent++
+	}
+	torn := c.silent > lateTicks
 	changed := late != c.slow
 	c.slow = late
 	c.timer.Reset(c.every)
 	c.mu.Unlock()
-	if overdue != nil {
+	if torn {
+		// That is no medium to be waited for: another connection may do better.
+		c.fail(errors.New("the server stopped in the middle of an answer"))
+	} else if overdue != nil {
 		c.fail(fmt.Errorf("no answer to a %v in time", overdue.req.Type))
 	} else if changed {
 		c.slowly(late)

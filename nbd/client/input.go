@@ -3,6 +3,7 @@ package client
 import (
 	"io"
 	"net"
+	"sync/atomic"
 )
 
 // inputSize is how much is read ahead, in bytes. What is left of a payload that is
@@ -14,6 +15,8 @@ type input struct {
 	nc   net.Conn
 	buf  []byte
 	r, w int
+	// arrivals counts what has come in, for who watches whether anything does.
+	arrivals atomic.Uint32
 }
 
 func newInput(nc net.Conn) *input { return &input{nc: nc, buf: make([]byte, inputSize)} }
@@ -33,6 +36,7 @@ func (in *input) fill(n int) error {
 	in.r = 0
 	for in.w < n {
 		k, err := in.nc.Read(in.buf[in.w:])
+		in.arrivals.Add(1)
 		in.w += k
 		if err != nil && in.w < n {
 			if err == io.EOF && in.w > 0 {
@@ -54,11 +58,17 @@ func (in *input) read(p []byte) error {
 		return nil
 	}
 	if len(p) >= inputSize/4 {
-		_, err := io.ReadFull(in.nc, p)
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
+		for len(p) > 0 {
+			k, err := in.nc.Read(p)
+			in.arrivals.Add(1)
+			if p = p[k:]; err != nil && len(p) > 0 {
+				if err == io.EOF {
+					err = io.ErrUnexpectedEOF
+				}
+				return err
+			}
 		}
-		return err
+		return nil
 	}
 	b, err := in.peek(len(p))
 	if err != nil {

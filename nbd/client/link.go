@@ -81,8 +81,7 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 				break // the first one does it all
 			}
 			if k.exp.Size != l.exp.Size || k.exp.Flags != l.exp.Flags || k.exp.BlockSize != l.exp.BlockSize || k.exp.Mode != l.exp.Mode {
-				k.timer.Stop()
-				k.nc.Close()
+				k.discard()
 				break
 			}
 			l.conns = append(l.conns, k)

@@ -29,7 +29,7 @@ func (c *conn) reply() error {
 	c.mu.Lock()
 	x := c.pending[rep.Cookie]
 	if x != nil {
-		x.receiving = true
+		x.receiving, c.within = true, true
 	}
 	c.mu.Unlock()
 	if x == nil {
@@ -38,7 +38,7 @@ func (c *conn) reply() error {
 	done, err := c.take(x, &rep)
 
 	c.mu.Lock()
-	x.receiving = false
+	x.receiving, c.within = false, false
 	switch {
 	case c.err != nil:
 		// fail has left it to us.

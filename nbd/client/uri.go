@@ -132,7 +132,7 @@ func parseOld(rest string) (*URI, error) {
 		return u, nil
 	}
 	host, port, err := net.SplitHostPort(rest)
-	if err != nil || host == "" || port == "" {
+	if _, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || host == "" {
 		return nil, errors.New("want nbd://HOST/EXPORT, nbd:HOST:PORT or nbd:unix:PATH")
 	}
 	u.Network, u.Address, u.Hostname = "tcp", net.JoinHostPort(host, port), host
