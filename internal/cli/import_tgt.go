@@ -260,7 +260,7 @@ func (t *tgtImport) engine(v *state.Volume, s *tgtconf.Store) bool {
 	if v.Bstype == "" {
 		v.Bstype = "rdwr"
 	}
-	if s.Bsopts != "" && v.Bstype != "rbd" {
+	if s.Bsopts != "" && v.Bstype != "rbd" && v.Bstype != "glfs" {
 		t.warn(s.Pos, "bsopts %q has no counterpart", s.Bsopts)
 	}
 	for f := range strings.SplitSeq(s.Bsoflags, ":") {
@@ -305,7 +305,12 @@ func (t *tgtImport) engine(v *state.Volume, s *tgtconf.Store) bool {
 			t.wrong(s.Pos, "glfs wants volume@host:file, not %q", s.Path)
 			return false
 		}
-		v.URL = "gluster:" + volume + "@" + host + "/" + strings.TrimPrefix(file, "/")
+		url, err := tgtconf.GlusterOptions("gluster:"+volume+"@"+host+"/"+strings.TrimPrefix(file, "/"), s.Bsopts)
+		if err != nil {
+			t.wrong(s.Pos, "%v", err)
+			return false
+		}
+		v.URL = url
 	default:
 		t.wrong(s.Pos, "bs-type %s is not served", v.Bstype)
 		return false

@@ -96,10 +96,19 @@ func (b *bstype) store(v *state.Volume, dir, path, flags string) error {
 // options adds what --bsopts say of a store to its URL, in tgt's form
 // "key=value;…". A store that takes none ignores them, as tgt does.
 func (b *bstype) options(v *state.Volume, opts string) error {
-	if b.name != "rbd" || opts == "" || v.URL == "" {
+	if opts == "" || v.URL == "" {
 		return nil
 	}
-	url, err := tgtconf.RBDOptions(v.URL, opts)
+	var url string
+	var err error
+	switch b.name {
+	case "rbd":
+		url, err = tgtconf.RBDOptions(v.URL, opts)
+	case "glfs":
+		url, err = tgtconf.GlusterOptions(v.URL, opts)
+	default:
+		return nil
+	}
 	if err != nil {
 		return refuse("%v", err)
 	}
