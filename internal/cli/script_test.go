@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"blockgate/backing/curve/nebdfake"
 	"blockgate/backing/sheepdog/sheepfake"
 	"blockgate/internal/cli"
 )
@@ -36,10 +38,12 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// flock is a Sheepdog cluster of a script.
+// flock is a Sheepdog cluster, or what Curve has, of a script.
 type flock struct {
 	cluster *sheepfake.Cluster
 	node    *sheepfake.Sheep
+	nebd    *nebdfake.Server
+	service *httptest.Server
 }
 
 // TestScripts runs testdata/script. Beside testscript's own commands there are
@@ -51,6 +55,8 @@ type flock struct {
 //	subst FILE…              puts the environment's values for $NAME into files
 //	sheep [stop|start]       a Sheepdog cluster of one node in memory; $SHEEP is the
 //	                         beginning of its volumes' URLs
+//	nebd                     a nebd-server at $NEBD with the volume db of user, and the
+//	                         snapshot and clone service at $SNAPSHOTS
 //	same WORD FILE FILE      wants the same line with WORD in both files
 func TestScripts(t *testing.T) {
 	type ready struct{}
@@ -76,6 +82,10 @@ func TestScripts(t *testing.T) {
 			env.Defer(func() {
 				if f.cluster != nil {
 					f.cluster.Close()
+				}
+				if f.nebd != nil {
+					f.service.Close()
+					f.nebd.Stop()
 				}
 			})
 			// Only what runs beside the script is told of it: a READY=1
@@ -129,6 +139,16 @@ func TestScripts(t *testing.T) {
 				if a == "" || a != b {
 					ts.Fatalf("%q and %q", a, b)
 				}
+			},
+			"nebd": func(ts *testscript.TestScript, neg bool, args []string) {
+				f := ts.Value(sheep{}).(*flock)
+				f.nebd = nebdfake.New(nebdfake.Options{})
+				f.nebd.Create("cbd:pool//db_user_", 64<<20, 4096)
+				sock := filepath.Join(filepath.Dir(ts.Getenv("BLOCKGATE_SOCKET")), "nebd")
+				ts.Check(f.nebd.Start(sock))
+				f.service = httptest.NewServer(nebdfake.NewSnapshotService(f.nebd, "pool"))
+				ts.Setenv("NEBD", sock)
+				ts.Setenv("SNAPSHOTS", f.service.Listener.Addr().String())
 			},
 			"sheep": func(ts *testscript.TestScript, neg bool, args []string) {
 				if len(args) == 1 && args[0] == "stop" {

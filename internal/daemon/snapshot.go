@@ -183,7 +183,11 @@ func (d *Daemon) DeleteSnapshot(ctx context.Context, volume, name string) error 
 			Reason: fmt.Sprintf("is served as volume %q", user), Hint: "blockgate volume delete " + user}
 	}
 	if err := d.gw.DeleteSnapshot(context.WithoutCancel(ctx), volume, name); err != nil {
-		return snapshotError(v, name, err)
+		e := snapshotError(v, name, err)
+		if errors.Is(err, backing.ErrBusy) {
+			e.Code, e.Hint = state.CodeSnapshotInUse, "clones that the engine has not made independent of it keep it; flatten or delete them with the engine's tools, or try again later"
+		}
+		return e
 	}
 	d.log.Info("snapshot deleted", "volume", volume, "snapshot", name)
 	return nil

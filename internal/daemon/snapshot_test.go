@@ -159,7 +159,7 @@ func TestAllSnapshots(t *testing.T) {
 		t.Errorf("with one that does not answer: %+v", all)
 	}
 	_, err := c.DeleteSnapshot(ctx, "u", "a")
-	wantCode(t, err, state.CodeSnapshotFailed)
+	wantCode(t, err, state.CodeSnapshotInUse)
 	_, err = c.CreateSnapshot(ctx, "m", "s")
 	wantCode(t, err, state.CodeNoSnapshots)
 }

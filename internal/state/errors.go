@@ -71,7 +71,7 @@ const (
 	CodeSnapshotFailed   = "snapshot_failed"
 	CodeSnapshotNotFound = "snapshot_not_found"
 	CodeSnapshotExists   = "snapshot_exists"
-	CodeSnapshotInUse    = "snapshot_in_use" // a volume serves it
+	CodeSnapshotInUse    = "snapshot_in_use" // a volume serves it, or clones depend on it
 	CodeNoSnapshots      = "no_snapshots"    // the store cannot have any
 	CodeCloneExists      = "clone_exists"    // the engine has a store of that name
 )
