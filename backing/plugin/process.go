@@ -140,9 +140,18 @@ func (p *process) kill() {
 	case <-p.dead:
 	case <-time.After(killTime):
 	}
+	// What it has answered before it ended is read first.
+	select {
+	case <-p.client.Done():
+	case <-time.After(lastWords):
+	}
 	p.client.Close()
 	p.data.Close()
 }
+
+// lastWords is how long it may take to read what a dead process has left in its
+// socket; somebody else may hold the other end.
+const lastWords = time.Second
 
 // killTime is how long a killed process may take to be gone.
 const killTime = 5 * time.Second

@@ -105,6 +105,16 @@ func (s *Store) Size() int64 { return s.data.Size() }
 // Library is the name and version of the C library in the plugin.
 func (s *Store) Library() string { return s.library }
 
+// PID is the number of the process that has the store open, 0 if there is none now.
+func (s *Store) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		return 0
+	}
+	return s.proc.cmd.Process.Pid
+}
+
 // Close closes the store in the plugin and ends it. A plugin that does not
 // answer within Config.Grace is killed.
 func (s *Store) Close() error {
