@@ -134,9 +134,12 @@ func (m *machine) Gather() [][]byte {
 	m.mu.Lock()
 	if len(m.outq) == 0 || m.closed {
 		m.sending = false
-		// Everything is sent, and with it what was lent.
-		clear(m.loans.reqs)
-		m.loans.reqs, m.loans.bytes = m.loans.reqs[:0], 0
+		// Everything is sent, and with it what was lent. Only the reader's own send
+		// finds any, and the reader looks at them without the mutex.
+		if len(m.loans.reqs) > 0 {
+			clear(m.loans.reqs)
+			m.loans.reqs, m.loans.bytes = m.loans.reqs[:0], 0
+		}
 		m.room.Broadcast()
 		m.mu.Unlock()
 		return nil

@@ -127,7 +127,7 @@ func (s *unitSession) Submit(r *Request) {
 	}
 	t.r = r
 	if n := t.build(0); n < r.Length || t.extra() {
-		go t.slow(nil)
+		go t.slow(outcome{})
 		return
 	}
 	t.loans = nil

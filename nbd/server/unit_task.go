@@ -192,7 +192,7 @@ func (t *unitTask) TaskDone(*scsi.Task) {
 func (t *unitTask) done() {
 	o := t.outcome()
 	if o.again {
-		go t.slow(&o)
+		go t.slow(o)
 		return
 	}
 	if o.err == nbd.None {
@@ -305,8 +305,8 @@ const (
 )
 
 // slow runs the request's commands one after the other, and those again that are
-// to be tried again. failed is how the first one has ended already, if not nil.
-func (t *unitTask) slow(failed *outcome) {
+// to be tried again. failed is how the first one has ended already, if it has.
+func (t *unitTask) slow(failed outcome) {
 	r := t.r
 	if r.Flags&nbd.FlagFastZero != 0 && (!t.s.export.FastZeroes || r.Flags&nbd.FlagNoHole != 0) {
 		r.Done(nbd.ENOTSUP, "zeroing is not faster than writing here")
@@ -320,7 +320,7 @@ func (t *unitTask) slow(failed *outcome) {
 		if o = t.persist(failed); o.err != nbd.None {
 			break
 		}
-		failed = nil
+		failed = outcome{}
 		if r.Type == nbd.CmdRead && n < r.Length {
 			if t.joined == nil {
 				t.joined = bufpool.Get(int(r.Length))
@@ -333,7 +333,7 @@ func (t *unitTask) slow(failed *outcome) {
 	}
 	if o.err == nbd.None && r.Flags&nbd.FlagFUA != 0 && (r.Type == nbd.CmdTrim || r.Type == nbd.CmdWriteZeroes) {
 		t.cdb, t.out, t.in = [16]byte{opSync16}, nil, 0
-		o = t.persist(nil)
+		o = t.persist(outcome{})
 	}
 	t.wait = nil
 	switch {
@@ -352,15 +352,14 @@ func (t *unitTask) dropJoined() {
 	t.joined = nil
 }
 
-// persist runs the command that was built until it has an end. before, if not nil,
-// is how it has ended already.
-func (t *unitTask) persist(before *outcome) outcome {
+// persist runs the command that was built until it has an end. before is how it has
+// ended already, to be tried again, if it has.
+func (t *unitTask) persist(before outcome) outcome {
 	pause, aborts, began := firstPause, 0, time.Now()
 	for {
-		var o outcome
-		if before != nil {
-			o, before = *before, nil
-		} else {
+		o := before
+		before = outcome{}
+		if !o.again {
 			if t.start() {
 				<-t.wait
 			}

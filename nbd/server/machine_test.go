@@ -1,0 +1,375 @@
+package server
+
+import (
+	"bytes"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"blockgate/nbd"
+)
+
+// slowSession keeps requests until the test ends them.
+type slowSession struct {
+	size uint64
+
+	mu       sync.Mutex
+	held     []*Request
+	released int
+	closed   bool
+	loan     []byte
+	kept     int // loans that became copies
+}
+
+func (s *slowSession) Size() uint64 { return s.size }
+
+func (s *slowSession) Submit(r *Request) {
+	if s.loan != nil && r.Type == nbd.CmdRead && r.MayLend() != nil {
+		r.In, r.Lent = s.loan[:r.Length], true
+		r.Done(nbd.None, "")
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = append(s.held, r)
+}
+
+func (s *slowSession) EndLoan(r *Request, keep bool) {
+	if keep {
+		r.In = bytes.Clone(r.In)
+		s.kept++
+	}
+}
+
+func (s *slowSession) Release(*Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.released++
+}
+
+func (s *slowSession) Close() { s.closed = true }
+
+// end ends the oldest request.
+func (s *slowSession) end(e nbd.Errno) {
+	s.mu.Lock()
+	r := s.held[0]
+	s.held = s.held[1:]
+	s.mu.Unlock()
+	if r.Type == nbd.CmdRead && e == nbd.None {
+		r.In = make([]byte, r.Length)
+	}
+	r.Done(e, "")
+}
+
+func (s *slowSession) waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held)
+}
+
+type quietHost struct {
+	wakes  int
+	reason string
+}
+
+func (h *quietHost) Wake()               { h.wakes++ }
+func (h *quietHost) Abort(reason string) { h.reason = reason }
+
+func newRig(mode nbd.Mode, limit int64) (*machine, *slowSession, *quietHost) {
+	s, h := &slowSession{size: 1 << 30}, &quietHost{}
+	m := newMachine(machineConfig{
+		Session: s, Mode: mode, Flags: nbd.HasFlags | nbd.SendFlush | nbd.SendFUA, BlockSize: nbd.DefaultBlockSize(),
+		Budget: newBudget(limit), Host: h, Lend: true,
+	})
+	return m, s, h
+}
+
+// drain takes all that is to be sent.
+func drain(m *machine) []byte {
+	var out []byte
+	for {
+		v := m.Gather()
+		if v == nil {
+			return out
+		}
+		for _, b := range v {
+			out = append(out, b...)
+		}
+	}
+}
+
+func read(cookie, off, n uint64) []byte {
+	return nbd.Request{Type: nbd.CmdRead, Cookie: cookie, Offset: off, Length: n}.Append(nil, nbd.Simple)
+}
+
+// A disconnecting client gets what it has asked for before.
+func TestDisconnectWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s, _ := newRig(nbd.Simple, 1<<30)
+		in := append(read(1, 0, 512), nbd.Request{Type: nbd.CmdDisconnect}.Append(nil, nbd.Simple)...)
+		n, err := m.Feed(in)
+		if m.EndFeed() {
+			drain(m)
+		}
+		if n != len(in) || err != nil || !m.Again() {
+			t.Fatalf("%d of %d bytes, %v, again %v", n, len(in), err, m.Again())
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.WaitRoom()
+		}()
+		synctest.Wait()
+		select {
+		case <-done:
+			t.Fatal("the read is not waited for")
+		default:
+		}
+		s.end(nbd.None)
+		if !m.BeginSend() || len(drain(m)) != nbd.SimpleReplyLen+512 {
+			t.Error("the reply is not sent")
+		}
+		<-done
+		if _, err := m.Feed(nil); err != errDisconnected {
+			t.Errorf("Feed: %v", err)
+		}
+		m.EndFeed()
+		m.Closed()
+		if !s.closed || s.released != 1 {
+			t.Errorf("closed %v, %d released", s.closed, s.released)
+		}
+	})
+}
+
+// What a connection may hold has bounds, and at them it is read no further.
+func TestBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s, _ := newRig(nbd.Simple, 1<<30)
+		var in []byte
+		for i := range uint64(maxInflight + 10) {
+			in = append(in, read(i, 0, 512)...)
+		}
+		n, err := m.Feed(in)
+		m.EndFeed()
+		if err != nil || n != maxInflight*nbd.RequestLen || !m.Again() {
+			t.Fatalf("%d requests are taken, %v", n/nbd.RequestLen, err)
+		}
+		for range 10 {
+			s.end(nbd.None)
+		}
+		m.BeginSend()
+		drain(m)
+		m.WaitRoom()
+		k, err := m.Feed(in[n:])
+		m.EndFeed()
+		if n+k != len(in) || err != nil {
+			t.Errorf("%d bytes more, %v", k, err)
+		}
+		m.Closed()
+		for s.waiting() > 0 {
+			s.end(nbd.EIO) // after the end of the connection
+		}
+		if m.inflight != 0 || m.held != 0 || m.Budget.used.Load() != 0 || s.released != maxInflight+10 {
+			t.Errorf("%d in flight, %d bytes, %d of the budget, %d released", m.inflight, m.held, m.Budget.used.Load(), s.released)
+		}
+	})
+}
+
+// A budget that is used up by others holds a connection back until they are done.
+func TestBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, s, _ := newRig(nbd.Simple, 1<<20)
+		m.Budget.take(1 << 20)
+		in := read(1, 0, 4096)
+		if n, err := m.Feed(in); n != 0 || err != nil || !m.Again() {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+		m.EndFeed()
+		done := make(chan struct{})
+		go func() {
+			m.WaitRoom()
+			close(done)
+		}()
+		synctest.Wait()
+		select {
+		case <-done:
+			t.Fatal("the budget is not waited for")
+		default:
+		}
+		m.Budget.give(1 << 20)
+		<-done
+		if n, err := m.Feed(in); n != len(in) || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		m.EndFeed()
+		// And one that waits ends with its connection.
+		m.Budget.take(1<<20 - 4096)
+		if n, _ := m.Feed(in); n != 0 {
+			t.Error("too much is taken")
+		}
+		m.EndFeed()
+		go m.Drop("enough")
+		m.WaitRoom()
+		m.Closed()
+		s.end(nbd.None)
+	})
+}
+
+// Loans are sent from where they are if the transport takes them at once, and
+// copied if not.
+func TestLoans(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		m, s, _ := newRig(nbd.Simple, 1<<30)
+		s.loan = bytes.Repeat([]byte{7}, 4096)
+		in := append(read(1, 0, 4096), read(2, 0, 4096)...)
+		if n, err := m.Feed(in); n != len(in) || err != nil {
+			t.Fatal(n, err)
+		}
+		if !m.EndFeed() {
+			t.Fatal("the reader does not have the right to send")
+		}
+		v := m.Gather()
+		if len(v) != 4 || &v[1][0] != &s.loan[0] {
+			t.Fatalf("%d vectors, not the loan itself", len(v))
+		}
+		if waits {
+			// The first reply is gone, half of the second.
+			v[0], v[1], v[2] = nil, nil, nil
+			v[3] = v[3][2048:]
+			m.Settle()
+			clear(s.loan)
+			if len(v[3]) != 2048 || v[3][0] != 7 {
+				t.Error("what was not sent has changed")
+			}
+		}
+		if m.Gather() != nil {
+			t.Error("more to send")
+		}
+		if s.released != 2 || len(m.loans.reqs) != 0 {
+			t.Errorf("%d released, %d loans", s.released, len(m.loans.reqs))
+		}
+		// Queued behind a batch, a loan becomes the request's own.
+		s.loan = bytes.Repeat([]byte{9}, 4096)
+		m.Feed(read(3, 0, 4096))
+		m.Settle()
+		clear(s.loan)
+		m.EndFeed()
+		if out := drain(m); len(out) != nbd.SimpleReplyLen+4096 || out[100] != 9 || s.kept != 1 {
+			t.Errorf("%d bytes, %d copies", len(out), s.kept)
+		}
+		m.Closed()
+	}
+}
+
+// A client that takes nothing, or stops in the middle, is dropped; one that is
+// idle is not.
+func TestStall(t *testing.T) {
+	now := time.Now()
+	tick := func(m *machine, h *quietHost, want string) {
+		t.Helper()
+		for range 40 {
+			now = now.Add(time.Second)
+			m.tick(now, 30*time.Second)
+		}
+		if h.reason != want {
+			t.Errorf("%q, want %q", h.reason, want)
+		}
+	}
+	m, _, h := newRig(nbd.Simple, 1<<30)
+	m.Feed(nil)
+	m.EndFeed()
+	tick(m, h, "")
+	m.Feed(read(1, 0, 512)[:10])
+	m.EndFeed()
+	tick(m, h, "the client stopped in the middle of a request")
+
+	m, s, h := newRig(nbd.Simple, 1<<30)
+	m.Feed(nbd.Request{Type: nbd.CmdWrite, Length: 1 << 20}.Append(nil, nbd.Simple))
+	m.EndFeed()
+	if d := m.Direct(); len(d) != 1<<20 {
+		t.Fatalf("%d bytes are wanted", len(d))
+	}
+	tick(m, h, "the client stopped in the middle of a request")
+	m.Closed()
+	if m.Budget.used.Load() != 0 || s.released != 0 {
+		t.Errorf("%d bytes of the budget stay, %d released", m.Budget.used.Load(), s.released)
+	}
+
+	m, s, h = newRig(nbd.Simple, 1<<30)
+	m.Feed(read(1, 0, 512))
+	m.EndFeed()
+	s.end(nbd.None)
+	m.BeginSend()
+	m.Gather()
+	tick(m, h, "the client does not read what is sent to it")
+}
+
+func TestNotARequest(t *testing.T) {
+	m, _, _ := newRig(nbd.Simple, 1<<30)
+	if _, err := m.Feed(make([]byte, nbd.RequestLen)); err == nil {
+		t.Error("zeroes are a request")
+	}
+	m, _, _ = newRig(nbd.Extended, 1<<30)
+	if _, err := m.Feed(nbd.Request{Flags: nbd.FlagPayloadLen, Type: nbd.CmdWrite, Length: 1 << 40}.Append(nil, nbd.Extended)); err == nil {
+		t.Error("a payload of a terabyte is taken")
+	}
+}
+
+func FuzzMachine(f *testing.F) {
+	for mode := range nbd.Extended + 1 {
+		var in []byte
+		for _, r := range []nbd.Request{
+			{Type: nbd.CmdRead, Length: 4096}, {Type: nbd.CmdWrite, Length: 16}, {Type: nbd.CmdFlush}, {Type: nbd.CmdTrim, Length: 512},
+			{Flags: nbd.FlagFUA, Type: nbd.CmdWriteZeroes, Length: 512}, {Type: nbd.CmdBlockStatus, Length: 4096}, {Type: nbd.CmdDisconnect},
+		} {
+			in = r.Append(in, mode)
+			if r.Type == nbd.CmdWrite {
+				in = append(in, make([]byte, 16)...)
+			}
+		}
+		f.Add(uint8(mode), uint8(7), in)
+	}
+	f.Fuzz(func(t *testing.T, mode, cut uint8, in []byte) {
+		store := openRAM(t, 1<<20)
+		defer store.Close()
+		s, err := ForStore(store, StoreOptions{}).Open(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := newMachine(machineConfig{
+			Session: s, Mode: nbd.Mode(mode % 3), Flags: nbd.HasFlags | nbd.SendFUA | nbd.SendTrim | nbd.SendWriteZeroes,
+			BlockSize: nbd.DefaultBlockSize(), Allocation: mode%2 == 0, Budget: newBudget(1 << 30), Host: &quietHost{}, Lend: true,
+		})
+		// In pieces of any size, everything that is consumed is the same.
+		for step := int(cut) + 1; ; {
+			p := in[:min(step, len(in))]
+			n, err := m.Feed(p)
+			if m.EndFeed() || m.BeginSend() {
+				drain(m)
+			}
+			in = in[n:]
+			if d := m.Direct(); err == nil && d != nil && len(in) > 0 {
+				k := copy(d, in)
+				m.Filled(k)
+				in = in[k:]
+				continue
+			}
+			if err != nil || len(in) == 0 || n == 0 && len(p) == len(in) {
+				break
+			}
+			if n == 0 {
+				step += nbd.ExtendedRequestLen
+			}
+		}
+		m.Closed()
+		m.mu.Lock() // a flush may still run
+		defer m.mu.Unlock()
+		for m.inflight > 0 {
+			m.room.Wait()
+		}
+		if n := m.Budget.used.Load(); n != 0 || m.held != 0 {
+			t.Errorf("%d bytes of the budget and %d of the connection stay", n, m.held)
+		}
+	})
+}
