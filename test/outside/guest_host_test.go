@@ -144,6 +144,19 @@ func (h *guestHost) do(ctx context.Context, t *testing.T, verb string, args []st
 		h.kill()
 		h.start(t, "--listen", "127.0.0.1:"+h.ports[0])
 		return "", nil
+	case verb == "away" && len(args) == 1: // VOLUME: a crash, and its file is not there at the start
+		h.kill()
+		if err := os.Rename(h.file(args[0]), h.file(args[0])+".away"); err != nil {
+			return "", err
+		}
+		h.start(t, "--listen", "127.0.0.1:"+h.ports[0])
+		v, err := h.api.Volume(ctx, args[0])
+		if err == nil && v.Status.State != "failed" {
+			err = fmt.Errorf("volume %s is %s", args[0], v.Status.State)
+		}
+		return "", err
+	case verb == "back" && len(args) == 1: // VOLUME: nobody tells the daemon
+		return "", os.Rename(h.file(args[0])+".away", h.file(args[0]))
 	case verb == "close" && len(args) == 1: // PORT: every session by it
 		return h.closeSessions(ctx, args[0])
 	}

@@ -134,6 +134,16 @@ func TestGuestCluster(t *testing.T) {
 	guestWith(t, h.work, 8*time.Minute, []string{"pr.sh", "alua.sh", "resize.sh"}, vars)
 }
 
+// A volume whose engine is away when the gateway comes back: the host waits.
+func TestGuestAway(t *testing.T) {
+	needsAll(t)
+	h := newGuestHost(t)
+	h.disk(t, "a", 0, 256<<20)
+	vars := h.vars(t)
+	vars["VOLUME"] = "a"
+	guestWith(t, h.work, 8*time.Minute, []string{"away.sh"}, vars)
+}
+
 // What ext4 and xfs delete comes back to the host's file.
 func TestGuestTrim(t *testing.T) {
 	needsAll(t)
