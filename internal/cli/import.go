@@ -91,10 +91,14 @@ func importerFor(c *cobra.Command, format, path string) (declare.Importer, error
 			return i, nil
 		}
 	}
-	if format == "" {
-		return nil, usage(c, "%s: its name does not tell the format; say it with --format", path)
+	var names []string
+	for _, i := range importers() {
+		names = append(names, i.Format())
 	}
-	return nil, usage(c, "there is no format %q", format)
+	if format == "" {
+		return nil, usage(c, "%s: its name does not tell the format; say it with --format %s", path, strings.Join(names, " or "))
+	}
+	return nil, usage(c, "there is no format %q; there is %s", format, strings.Join(names, ", "))
 }
 
 // importError lists everything that is wrong in a configuration.
