@@ -135,11 +135,17 @@ func (d *Daemon) Snapshots(ctx context.Context, volume string) ([]v1.Snapshot, e
 	return out, nil
 }
 
-// listers is how many volumes are asked for their snapshots at the same time.
-const listers = 16
+// To list the snapshots of all volumes, so many are asked at the same time, and all
+// together for so long.
+const (
+	listers      = 16
+	listPatience = 20 * time.Second
+)
 
 // AllSnapshots implements api.Service.
 func (d *Daemon) AllSnapshots(ctx context.Context) v1.Snapshots {
+	ctx, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
 	out := v1.Snapshots{Snapshots: []v1.Snapshot{}}
 	var (
 		mu    sync.Mutex
