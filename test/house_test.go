@@ -24,6 +24,7 @@ var layers = []struct {
 	{"internal/bufpool", 0},
 	{"internal/conndrive", 1},
 	{"internal/sendq", 1},
+	{"internal/tlspsk", 1},
 	{"nbd", 2}, // the protocol and its client, which a backing store is made of
 	{"backing", 3},
 	{"scsi/sense", 3},

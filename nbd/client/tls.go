@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+
+	"blockgate/internal/tlspsk"
 )
 
 // Files of a directory of certificates, PEM, as GnuTLS's users name them.
@@ -59,11 +61,35 @@ func Secure(cfg *tls.Config) func(context.Context, net.Conn) (net.Conn, error) {
 
 func (u *URI) secure() (func(context.Context, net.Conn) (net.Conn, error), error) {
 	if u.PSKFile != "" {
-		return nil, errors.New("TLS: tls-psk-file is not supported")
+		user, key, err := loadPSK(u.PSKFile, u.User)
+		if err != nil {
+			return nil, err
+		}
+		return tlspsk.Secure(user, key), nil
 	}
 	cfg, err := LoadTLS(u.Certificates, u.Hostname)
 	if err != nil {
 		return nil, err
 	}
 	return Secure(cfg), nil
+}
+
+// loadPSK finds a user's key in a file; without a user it is the only one there.
+func loadPSK(path, user string) (string, []byte, error) {
+	keys, err := tlspsk.ReadKeys(path)
+	if err != nil {
+		return "", nil, fmt.Errorf("TLS: %w", err)
+	}
+	if user == "" {
+		if len(keys) != 1 {
+			return "", nil, fmt.Errorf("TLS: %s has the keys of %d users: name one with tls-username", path, len(keys))
+		}
+		for user = range keys {
+		}
+	}
+	key, ok := keys[user]
+	if !ok {
+		return "", nil, fmt.Errorf("TLS: %s has no key of user %q", path, user)
+	}
+	return user, key, nil
 }

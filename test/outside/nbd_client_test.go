@@ -385,3 +385,48 @@ func writeCertificates(t *testing.T, dir, host string) {
 	}
 }
 
+// TLS with a key that both share, against GnuTLS.
+func TestNBDPSK(t *testing.T) {
+	needsTools(t)
+	dir := t.TempDir()
+	keys := filepath.Join(dir, "keys.psk")
+	const key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+	if err := os.WriteFile(keys, []byte("alice:"+key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wrong := filepath.Join(dir, "wrong.psk")
+	if err := os.WriteFile(wrong, []byte("alice:"+key[2:]+"ff\nbob:"+key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(dir, "image")
+	ok(t, time.Minute, "qemu-img", "create", "-q", "-f", "raw", image, "16M")
+	for name, s := range map[string]*nbdServer{
+		"nbdkit": nbdkit(t, "--tls=require", "--tls-psk="+keys, "memory", "16M"),
+		"qemu-nbd": qemuNBD(t, "-f", "raw", "--object", "tls-creds-psk,id=tls0,endpoint=server,dir="+dir,
+			"--tls-creds", "tls0", image),
+	} {
+		url := "nbds+unix:///?socket=" + s.socket
+		store := s.open(t, url+"&tls-psk-file="+keys)
+		want := make([]byte, 4<<20)
+		for i := range want {
+			want[i] = byte(i * 13)
+		}
+		if err := store.WriteAt(t.Context(), want, 4096); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := store.Flush(t.Context()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got := make([]byte, len(want))
+		if err := store.ReadAt(t.Context(), got, 4096); err != nil || string(got) != string(want) {
+			t.Errorf("%s: content differs, or %v", name, err)
+		}
+		for _, file := range []string{wrong + "&tls-username=alice", wrong + "&tls-username=bob"} {
+			store, err := engines.Default().Open(t.Context(), url+"&tls-psk-file="+file, backing.OpenOptions{})
+			if err == nil {
+				store.Close()
+				t.Errorf("%s: opened with %s", name, file)
+			}
+		}
+	}
+}
