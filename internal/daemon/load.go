@@ -15,9 +15,12 @@ import (
 // that a few slow ones do not hold up the rest.
 const loaders = 32
 
-// startPatience is how long the start waits for one store: what answers later is
-// opened while the rest is served already.
-const startPatience = 5 * time.Second
+// startPatience is how long the start waits for one store, and startLimit for all
+// together: what answers later is opened while the rest is served already.
+const (
+	startPatience = 5 * time.Second
+	startLimit    = 30 * time.Second
+)
 
 // load starts what the state says. What cannot start is noted as failed.
 func (d *Daemon) load(ctx context.Context) {
@@ -25,12 +28,14 @@ func (d *Daemon) load(ctx context.Context) {
 	d.gw.SetOffline(s.System().Value.Offline)
 	d.gw.SetDiscoveryAuth(discoveryPolicy(s))
 
+	limited, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
 	work := make(chan state.Volume)
 	var wg sync.WaitGroup
 	for range loaders {
 		wg.Go(func() {
 			for v := range work {
-				ctx, cancel := context.WithTimeout(ctx, startPatience)
+				ctx, cancel := context.WithTimeout(limited, startPatience)
 				e := d.startVolume(ctx, v, false)
 				cancel()
 				if e != nil {

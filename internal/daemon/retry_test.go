@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -198,6 +199,55 @@ func TestChangeFailedVolume(t *testing.T) {
 		}
 		if got, _ := d.Target(ctx, iqn); len(got.LUNs) != 1 || len(got.Status.FailedLUNs) != 0 {
 			t.Errorf("target %+v", got)
+		}
+	})
+}
+
+// Engines that hang do not hold up the start beyond a limit, however many there are,
+// and what they have not opened by then is opened later.
+func TestStartWithHungEngines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		var hang atomic.Bool
+		var reg backing.Registry
+		reg.Register("slow", func(ctx context.Context, _ string, _ backing.OpenOptions) (backing.Store, error) {
+			if hang.Load() {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return ram.New(1 << 20)
+		})
+		dir := t.TempDir()
+		d, err := daemon.Start(ctx, daemon.Config{StateDir: dir, Engines: &reg})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const n = 500
+		var ops []state.Op
+		for i := range n {
+			ops = append(ops, state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: &state.Volume{Name: fmt.Sprint("v", i), URL: "slow:x"}})
+		}
+		if _, err := d.Apply(ctx, ops); err != nil {
+			t.Fatal(err)
+		}
+		d.Close()
+		hang.Store(true)
+		begin := time.Now()
+		if d, err = daemon.Start(ctx, daemon.Config{StateDir: dir, Engines: &reg}); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { d.Close() }()
+		if took := time.Since(begin); took > 31*time.Second {
+			t.Errorf("the start took %v", took)
+		}
+		if s := d.System(ctx); s.Failed != n {
+			t.Errorf("%d failed", s.Failed)
+		}
+		hang.Store(false)
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		if s := d.System(ctx); s.Failed != 0 {
+			t.Errorf("%d still failed", s.Failed)
 		}
 	})
 }
