@@ -89,6 +89,28 @@ status is 6 when the engine of one of them could not be asked.`,
 	}
 }
 
+// completeSnapshot offers the volumes, and the snapshots of the one that is named.
+func (a *app) completeSnapshot(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	volume, at, _ := strings.Cut(word, "@")
+	switch {
+	case cmd.Name() == "delete" && len(args) == 1:
+		volume = args[0]
+	case cmd.Name() == "clone" && len(args) == 0 && strings.Contains(word, "@"):
+	default:
+		return a.complete(volumeNames)(cmd, args, word)
+	}
+	return a.complete(func(ctx context.Context, c *client.Client) (names []string) {
+		l, _ := c.Snapshots(ctx, volume)
+		for _, s := range l {
+			if cmd.Name() == "clone" {
+				s.Name = volume + "@" + s.Name
+			}
+			names = append(names, s.Name)
+		}
+		return names
+	})(cmd, nil, at)
+}
+
 func snapshotTable(list []v1.Snapshot) *table {
 	t := &table{head: []string{"VOLUME", "NAME", "ID", "CREATED", "SIZE"}}
 	for _, s := range list {
@@ -101,7 +123,7 @@ func (a *app) snapshotDelete() *cobra.Command {
 	return &cobra.Command{
 		Use: "delete VOLUME NAME", Short: "Delete a snapshot; the volume and its clones stay", Args: args(2, 2),
 		Example:           examples("blockgate snapshot delete db before-upgrade", "blockgate snapshot delete db nightly -o json", "blockgate snapshot list db"),
-		ValidArgsFunction: a.complete(volumeNames),
+		ValidArgsFunction: a.completeSnapshot,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			if _, err := c.DeleteSnapshot(ctx, args[0], args[1]); err != nil {
 				return err
@@ -123,7 +145,7 @@ func (a *app) volumeClone() *cobra.Command {
 engine, and goes its own way from there: the engine makes the clone and the
 daemon a volume with an identity of its own and the settings of VOLUME. Without
 @SNAPSHOT, --snapshot names one that is made first, and that stays.`,
-		Args: args(2, 2), ValidArgsFunction: a.complete(volumeNames),
+		Args: args(2, 2), ValidArgsFunction: a.completeSnapshot,
 		Example: examples("blockgate volume clone db@before-upgrade db-test", "blockgate volume clone db db-test --snapshot for-test",
 			"blockgate volume clone db@nightly restored --store-name db-restored"),
 	}
