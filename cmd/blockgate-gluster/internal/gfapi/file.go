@@ -142,10 +142,22 @@ func (f *File) Seek(off int64, whence int) (int64, error) {
 	return int64(r), nil
 }
 
-// Lock takes a lock of the whole file, for writing. EAGAIN says that another client
-// has one. A mandatory one makes the bricks refuse what other clients read and write,
-// and needs features.enforce-mandatory-lock of the volume; without it, EINVAL. Bricks
-// forget a lock when the connection that it was taken by ends.
+// Locked tells whether another client has a lock of any part of the file that one
+// for writing would conflict with.
+func (f *File) Locked() (bool, error) {
+	lock := syscall.Flock_t{Type: syscall.F_WRLCK}
+	r, errno := f.lib.invoke(f.lib.fn.posixLock, f.ptr, syscall.F_GETLK, uintptr(unsafe.Pointer(&lock)))
+	if err := check(r, errno); err != nil {
+		return false, err
+	}
+	return lock.Type != syscall.F_UNLCK, nil
+}
+
+// Lock takes a lock of the whole file, for writing. Where the volume enforces locks
+// (features.enforce-mandatory-lock) it takes it from whoever has it: their reads
+// and writes are refused by the bricks from then on, with EAGAIN and EBUSY. Elsewhere
+// another's lock is EAGAIN, and a mandatory one EINVAL. Bricks forget a lock when the
+// connection ends that it was taken by.
 func (f *File) Lock(mandatory bool) error {
 	lock := syscall.Flock_t{Type: syscall.F_WRLCK} // from 0 on, without end
 	if !mandatory {

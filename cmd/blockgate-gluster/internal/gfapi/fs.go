@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -73,6 +74,9 @@ func (f *FS) Fini() error {
 // maxVolfile bounds what Volfile reads; one of hundreds of bricks is smaller.
 const maxVolfile = 16 << 20
 
+// volfileTime is how long Volfile waits for there to be one.
+const volfileTime = 5 * time.Second
+
 // Volfile is the description of the volume as the servers gave it: which
 // translators there are and with which options. It holds the password by which
 // the bricks know the volume.
@@ -80,10 +84,15 @@ func (f *FS) Volfile() ([]byte, error) {
 	// Into a larger buffer than needed the library copies what lies behind the
 	// text in its memory, so it gets one that is too small by all of it first.
 	buf := make([]byte, 0, 1)
-	for range 8 { // it may change in between
+	// It may change in between, and appears a moment after Init has returned.
+	for deadline := time.Now().Add(volfileTime); time.Now().Before(deadline); {
 		r, errno := f.lib.invoke(f.lib.fn.getVolfile, f.ptr, uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
 		n := int(r)
-		if n >= 0 {
+		if n == 0 {
+			time.Sleep(volfileTime / 1000)
+			continue
+		}
+		if n > 0 {
 			return buf[:min(n, len(buf))], nil
 		}
 		if errno != 0 && n == -1 {

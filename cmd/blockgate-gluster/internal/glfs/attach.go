@@ -30,6 +30,7 @@ type file interface {
 	Stat() (syscall.Stat_t, error)
 	Truncate(size int64) error
 	Seek(off int64, whence int) (int64, error)
+	Locked() (bool, error)
 	Lock(mandatory bool) error
 	Close() error
 }

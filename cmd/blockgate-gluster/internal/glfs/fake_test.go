@@ -26,7 +26,7 @@ type fakeVolume struct {
 	forgot  bool          // files opened before are not known any more
 	epoch   int
 	locker  *fakeFile
-	noLock  bool // the volume does not enforce locks
+	enforce bool // locks keep out those who do not ask
 	other   bool // another client has the lock
 	shard   bool // neither extents nor, for a test, zeroes
 	noHoles bool
@@ -155,6 +155,9 @@ func (f *fakeFile) WriteAt(ctx context.Context, p []byte, off int64, durable boo
 	}
 	p = append([]byte(nil), p[:max(1, len(p)*2/3)]...)
 	err = f.at(ctx, func() error {
+		if f.v.enforce && f.v.locker != f {
+			return syscall.EBUSY
+		}
 		f.v.writes++
 		if durable {
 			f.v.durables++
@@ -247,15 +250,28 @@ func (f *fakeFile) Seek(off int64, whence int) (at int64, err error) {
 	return at, err
 }
 
+// lockedFor tells whether another than f has the lock.
+func (v *fakeVolume) lockedFor(f *fakeFile) bool {
+	return v.other || v.locker != nil && v.locker != f && v.locker.open && v.locker.epoch == v.epoch
+}
+
+func (f *fakeFile) Locked() (locked bool, err error) {
+	err = f.at(context.Background(), func() error {
+		locked = f.v.lockedFor(f)
+		return nil
+	})
+	return locked, err
+}
+
 func (f *fakeFile) Lock(mandatory bool) error {
 	return f.at(context.Background(), func() error {
 		switch {
-		case mandatory && f.v.noLock:
+		case mandatory && !f.v.enforce:
 			return syscall.EINVAL
-		case f.v.other || f.v.locker != nil && f.v.locker != f && f.v.locker.open && f.v.locker.epoch == f.v.epoch:
+		case !f.v.enforce && f.v.lockedFor(f):
 			return syscall.EAGAIN
 		}
-		f.v.locker = f
+		f.v.locker, f.v.other = f, false
 		return nil
 	})
 }

@@ -80,17 +80,18 @@ func (s *Store) Notify(fn func(backing.Change)) (stop func()) {
 // When calls are looked after, and after which time without an answer the bricks
 // are said to stall.
 const (
-	watchTime  = time.Second
-	silentTime = 5 * time.Second
+	watchTime     = time.Second
+	silentTime    = 5 * time.Second
+	lockAgainTime = 5 * time.Second
 )
 
 // watch notices that calls are under way of which none ends, and that bricks have
-// come back which nobody waits for.
+// come back which nobody waits for, perhaps without the lock.
 func (s *Store) watch() {
 	defer s.watching.Done()
 	tick := time.NewTicker(watchTime)
 	defer tick.Stop()
-	since, ended := time.Now(), uint64(0)
+	since, ended, locked := time.Now(), uint64(0), time.Now()
 	for {
 		select {
 		case <-tick.C:
@@ -102,6 +103,10 @@ func (s *Store) watch() {
 		if e != ended || idle {
 			since, ended = time.Now(), e
 		}
+		if s.locks() && time.Since(locked) >= lockAgainTime && s.failed.Load() == nil {
+			s.keepLock()
+			locked = time.Now()
+		}
 		switch {
 		case time.Since(since) >= silentTime:
 			s.health.set(backing.Stalled, fmt.Sprintf("gluster %s: no answer for %v", s.loc.name(), silentTime))
@@ -109,6 +114,16 @@ func (s *Store) watch() {
 			s.ask()
 		}
 	}
+}
+
+// keepLock takes the lock of bricks that were away and have come back without it,
+// and notices that another client has it.
+func (s *Store) keepLock() {
+	h := s.acquire()
+	h.suspect.Store(true)
+	ctx, cancel := context.WithTimeout(s.life, silentTime)
+	defer cancel()
+	s.release(s.mend(ctx, h))
 }
 
 // ask reads a little to see whether the bricks answer.

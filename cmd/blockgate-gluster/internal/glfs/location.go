@@ -43,8 +43,9 @@ type Location struct {
 	LogFile     string // of the library; empty: the standard error
 	LogLevel    int    // 0 to 9 as of glfs_set_logging; -1: DefaultLogLevel
 	WriteBehind WriteBehind
-	// Lock takes a mandatory lock, which the bricks enforce.
-	Lock bool
+	// Lock takes a lock that the bricks enforce; Steal takes it from another client
+	// that has one, which is fenced off.
+	Lock, Steal bool
 }
 
 // DefaultLogLevel is that of errors.
@@ -62,7 +63,7 @@ const locationForm = "VOLUME@HOST[:PORT][,HOST…]/PATH or VOLUME@HOST:PATH"
 // An address of IPv6 is in brackets. After that may come "?" and options, with "&"
 // or, as in tgt's --bsopts, ";" between them: logfile=PATH; loglevel=0 to 9;
 // write-behind=off (to keep it out of our way) or on (to put up with it);
-// lock=yes; socket=PATH of a glusterd on this host. A question mark that no known
+// lock=yes or steal; socket=PATH of a glusterd on this host. A question mark that no known
 // option follows is part of the path.
 func ParseLocation(s string) (Location, error) {
 	l := Location{LogLevel: -1}
@@ -197,10 +198,10 @@ func (l *Location) options(s string) error {
 				return fmt.Errorf("option write-behind=%s: want off or on", value)
 			}
 		case "lock":
-			if value != "yes" && value != "no" {
-				return fmt.Errorf("option lock=%s: want yes or no", value)
+			if value != "yes" && value != "no" && value != "steal" {
+				return fmt.Errorf("option lock=%s: want yes, no or steal", value)
 			}
-			l.Lock = value == "yes"
+			l.Lock, l.Steal = value != "no", value == "steal"
 		case "socket":
 			if !filepath.IsAbs(value) {
 				return fmt.Errorf("option socket=%s: want an absolute path", value)
@@ -240,7 +241,10 @@ func (l Location) String() string {
 	case Accept:
 		options = append(options, "write-behind=on")
 	}
-	if l.Lock {
+	switch {
+	case l.Steal:
+		options = append(options, "lock=steal")
+	case l.Lock:
 		options = append(options, "lock=yes")
 	}
 	s := l.Volume + "@" + strings.Join(hosts, ",") + l.Path

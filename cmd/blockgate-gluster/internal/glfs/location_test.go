@@ -29,6 +29,7 @@ func TestParseLocation(t *testing.T) {
 		{"vol@host/what?.img", Location{Volume: "vol", Servers: host("host"), Path: "/what?.img"}},
 		{"vol@host/a?logfile=/l;loglevel=7", Location{Volume: "vol", Servers: host("host"), Path: "/a", LogFile: "/l", LogLevel: 7}},
 		{"vol@host/a?write-behind=on&lock=yes", Location{Volume: "vol", Servers: host("host"), Path: "/a", WriteBehind: Accept, Lock: true}},
+		{"vol@host/a?lock=steal", Location{Volume: "vol", Servers: host("host"), Path: "/a", Lock: true, Steal: true}},
 		{"vol@host/a?write-behind=off", Location{Volume: "vol", Servers: host("host"), Path: "/a", WriteBehind: Bypass}},
 	} {
 		if !strings.Contains(c.in, "loglevel") {
@@ -70,7 +71,7 @@ func TestParseLocationErrors(t *testing.T) {
 		"//host/vol/":               "names no file",
 		"vol@host/a?loglevel=10":    "want 0 to 9",
 		"vol@host/a?logfile=":       "no path",
-		"vol@host/a?lock=1":         "want yes or no",
+		"vol@host/a?lock=1":         "want yes, no or steal",
 		"vol@host/a?write-behind=1": "want off or on",
 		"vol@host/a?socket=x":       "absolute",
 		"vol@host/a?lock=yes&x=1":   `unknown option "x"`,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"syscall"
 	"time"
 
@@ -32,7 +33,7 @@ const lockTime = 3 * time.Second
 // Open opens the file that ParseLocation reads from rest.
 //
 // Exclusive takes a lock that keeps other gateways away; only those who ask, unless
-// the location has lock=yes. Direct is asked of the bricks. A volume that writes
+// the location has lock=yes, which needs a volume that enforces locks. Direct is asked of the bricks. A volume that writes
 // behind is refused unless the location says what to do about it, or the file is
 // opened Direct and the volume respects that (performance.strict-o-direct).
 func Open(ctx context.Context, lib *gfapi.Library, rest string, o Options) (*Store, error) {
@@ -89,7 +90,7 @@ func open(ctx context.Context, attach func() (volume, error), l Location, o Opti
 // begin makes sure that the volume is fit, and opens the file.
 func (s *Store) begin(ctx context.Context) error {
 	if !s.opt.ReadOnly {
-		if err := s.checkWriteBehind(); err != nil {
+		if err := s.checkVolume(); err != nil {
 			return err
 		}
 	}
@@ -105,19 +106,20 @@ func (s *Store) begin(ctx context.Context) error {
 	return nil
 }
 
-// checkWriteBehind refuses a volume that would answer writes which no brick has
-// seen, and makes sure that one that is to be bypassed is.
-func (s *Store) checkWriteBehind() error {
-	if s.loc.WriteBehind == Accept {
-		return nil
-	}
+// checkVolume refuses a volume that would answer writes which no brick has seen, and
+// makes sure that one that is to be bypassed is.
+func (s *Store) checkVolume() error {
 	text, err := s.vol.Volfile()
+	var all []translator
+	if err == nil {
+		all, err = parseVolfile(text)
+	}
 	if err != nil {
 		return fmt.Errorf("read the description of the volume: %w", err)
 	}
-	all, err := parseVolfile(text)
-	if err != nil {
-		return err
+	s.shards = slices.ContainsFunc(all, func(t translator) bool { return t.kind == "features/shard" })
+	if s.loc.WriteBehind == Accept {
+		return nil
 	}
 	for _, t := range writeBehinds(all, s.opt.Direct) {
 		if s.loc.WriteBehind == Refuse {
@@ -214,7 +216,7 @@ func (s *Store) firstLock(ctx context.Context, f file) error {
 	}
 	deadline := time.Now().Add(limit)
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := f.Lock(s.loc.Lock)
+		err := s.takeLock(f, s.loc.Steal && !s.opt.Again)
 		switch {
 		case err == nil:
 			return nil
@@ -247,11 +249,18 @@ func (s *Store) probe(ctx context.Context, f file) error {
 		s.caps &^= backing.CapsModify
 		return nil
 	}
+	if s.shards {
+		// All versions can, but a discard behind the end would move that.
+		s.caps |= backing.CapDiscard
+		return nil
+	}
 	// Behind the end there is nothing to lose.
 	end := (s.size.Load() + 1<<20) &^ (1<<20 - 1)
 	switch err := f.Discard(ctx, end, 1<<20); {
 	case err == nil:
 		s.caps |= backing.CapDiscard
+	case taken(err):
+		return fmt.Errorf("another client has locked it, and the volume enforces that: %w", backing.ErrBusy)
 	case !unsupported(err):
 		return fmt.Errorf("see whether space can be given back: %w", err)
 	}

@@ -137,8 +137,9 @@ func (s *Store) tooLate(err error) error {
 
 // again tells whether a call may be made again after an error.
 func (s *Store) again(err error) bool {
-	// A brick refuses who has lost the lock: for us to take it again.
-	return away(err) || s.loc.Lock && taken(err)
+	// Bricks that enforce locks refuse who has lost it: to be taken again, if it is
+	// not another's.
+	return away(err) || s.locks() && taken(err)
 }
 
 var errSilent = errors.New("bricks do not answer")
@@ -275,7 +276,7 @@ func (s *Store) mend(ctx context.Context, h *handle) *handle {
 	var late atomic.Bool
 	err := blocking(ctx, func() error {
 		if !h.forgotten.Load() {
-			if err := s.lockAgain(h.f); err == nil || !forgotten(err) {
+			if err := s.takeLock(h.f, false); err == nil || !forgotten(err) {
 				return err
 			}
 		}
@@ -283,7 +284,7 @@ func (s *Store) mend(ctx context.Context, h *handle) *handle {
 		if err != nil {
 			return err
 		}
-		if err := s.lockAgain(f); err != nil || late.Load() {
+		if err := s.takeLock(f, false); err != nil || late.Load() {
 			f.Close()
 			return err
 		}
@@ -300,7 +301,7 @@ func (s *Store) mend(ctx context.Context, h *handle) *handle {
 		s.leaveBehind(h, u, false)
 		return h
 	case err != nil && taken(err):
-		s.giveUp(errors.New("another client has taken the lock while bricks were away"))
+		s.giveUp(errors.New("another client has the lock now"))
 		return h
 	case err != nil:
 		return h // still away
@@ -317,9 +318,20 @@ func (s *Store) mend(ctx context.Context, h *handle) *handle {
 	return n
 }
 
-func (s *Store) lockAgain(f file) error {
+// takeLock takes the lock of a store that has one, anew too; from another client
+// only to steal. EAGAIN says that another has it.
+func (s *Store) takeLock(f file, steal bool) error {
 	if !s.locks() {
 		return nil
+	}
+	if !steal {
+		// To take a lock that bricks enforce is to steal it.
+		switch locked, err := f.Locked(); {
+		case err != nil:
+			return err
+		case locked:
+			return syscall.EAGAIN
+		}
 	}
 	return f.Lock(s.loc.Lock)
 }

@@ -215,21 +215,45 @@ func TestFlushFails(t *testing.T) {
 	}
 }
 
-// Another client takes the lock while the bricks had lost ours.
-func TestFencedOff(t *testing.T) {
-	stalling(t, Location{Lock: true}, func(t *testing.T, v *fakeVolume, s *Store) {
-		v.set(func() { v.epoch++; v.other = true })
-		if err := s.WriteAt(t.Context(), make([]byte, 512), 0); !errors.Is(err, backing.ErrFailed) {
-			t.Errorf("write: %v", err)
-		}
-		if h := s.Health(); h.State != backing.Failed {
-			t.Errorf("health %+v", h)
-		}
-		v.set(func() { v.other = false })
-		if err := s.WriteAt(t.Context(), make([]byte, 512), 0); !errors.Is(err, backing.ErrFailed) {
-			t.Errorf("write, when the other has gone: %v", err)
-		}
-	})
+// Bricks come back without our lock, to somebody else's or to nobody's.
+func TestLockLost(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		other bool
+		idle  bool
+	}{{"at a write", false, false}, {"at a write, and taken", true, false}, {"at rest", false, true}, {"at rest, and taken", true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newFake(t)
+				v.enforce = true
+				s, err := openFake(t, v, Location{Lock: true}, backing.OpenOptions{Create: true, CreateSize: 1 << 20, Stall: testStall})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				v.set(func() { v.locker, v.other = nil, c.other })
+				if c.idle {
+					time.Sleep(2 * lockAgainTime)
+					synctest.Wait()
+					if held := v.locker != nil; held == c.other {
+						t.Errorf("the lock is ours: %v", held)
+					}
+				}
+				err = s.WriteAt(t.Context(), make([]byte, 512), 0)
+				if c.other != errors.Is(err, backing.ErrFailed) || !c.other && err != nil {
+					t.Errorf("write: %v", err)
+				}
+				if failed := s.Health().State == backing.Failed; failed != c.other {
+					t.Errorf("health %+v", s.Health())
+				}
+				// Not even when the other has gone.
+				v.set(func() { v.other = false })
+				if err := s.WriteAt(t.Context(), make([]byte, 512), 0); c.other != errors.Is(err, backing.ErrFailed) {
+					t.Errorf("write later: %v", err)
+				}
+			})
+		})
+	}
 }
 
 // Flushes that wait for the same are served by one.

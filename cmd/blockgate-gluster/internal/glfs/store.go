@@ -28,12 +28,13 @@ import (
 // or the stall limit is over. After that one the bricks may still carry it out, so
 // what modifies next waits until that is known to be past.
 type Store struct {
-	loc   Location
-	opt   Options
-	stall time.Duration
-	vol   volume
-	caps  backing.Caps
-	size  atomic.Int64
+	loc    Location
+	opt    Options
+	stall  time.Duration
+	vol    volume
+	caps   backing.Caps
+	shards bool // the volume divides files
+	size   atomic.Int64
 
 	life     context.Context // ends with Close
 	end      context.CancelFunc

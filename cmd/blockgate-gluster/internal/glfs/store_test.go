@@ -73,7 +73,9 @@ func TestOpen(t *testing.T) {
 		{name: "nonsense for a description", v: func() *fakeVolume { v := behind(t); v.volfile = "x"; return v }(), says: "description"},
 		{name: "locked", v: func() *fakeVolume { v := with(newFake(t), size); v.other = true; return v }(), opt: backing.OpenOptions{Exclusive: true}, is: backing.ErrBusy},
 		{name: "locked, and not asked for", v: func() *fakeVolume { v := with(newFake(t), size); v.other = true; return v }()},
-		{name: "no locks", v: func() *fakeVolume { v := with(newFake(t), size); v.noLock = true; return v }(), loc: Location{Lock: true}, is: backing.ErrNotSupported, says: "features.enforce-mandatory-lock on"},
+		{name: "locked, and stolen", v: func() *fakeVolume { v := with(newFake(t), size); v.other, v.enforce = true, true; return v }(), loc: Location{Lock: true, Steal: true}},
+		{name: "locked, and not stolen", v: func() *fakeVolume { v := with(newFake(t), size); v.other, v.enforce = true, true; return v }(), loc: Location{Lock: true}, is: backing.ErrBusy},
+		{name: "no locks", v: with(newFake(t), size), loc: Location{Lock: true}, is: backing.ErrNotSupported, says: "features.enforce-mandatory-lock on"},
 		{name: "away", v: func() *fakeVolume { v := with(newFake(t), size); v.down = syscall.ENOTCONN; return v }(), is: syscall.ENOTCONN},
 	} {
 		t.Run(c.name, func(t *testing.T) {
