@@ -112,5 +112,9 @@ func (s *Store) WriteZeroes(ctx context.Context, off, n int64, mayUnmap bool) er
 
 // Extents implements backing.Extenter.
 func (s *Store) Extents(ctx context.Context, off, n int64, fn func(backing.Extent) bool) error {
+	// NBD has an answer for stores that know nothing of holes.
+	if s.caps&backing.CapExtents == 0 {
+		return s.explain(backing.ErrNotSupported)
+	}
 	return s.outcome(s.data.Extents(ctx, off, n, fn))
 }

@@ -49,6 +49,7 @@ func kinds() []struct {
 		{"not-exist", backing.ErrNotExist},
 		{"busy", backing.ErrBusy},
 		{"exist", backing.ErrExist},
+		{"size", backing.ErrSizeMismatch},
 		{"deadline", context.DeadlineExceeded},
 		{"canceled", context.Canceled},
 	}
