@@ -159,7 +159,7 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 				return err
 			}
 			continue
-		case h.free && time.Since(begin) < c.timeout():
+		case h.free && time.Since(begin) < o.patience():
 			// Let go between our two looks.
 			if err := o.wait(ctx, c.cfg.Backoff); err != nil {
 				return err
@@ -167,7 +167,7 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 			continue
 		}
 		o.saw("sheep " + h.sheep.String())
-		if !insist || time.Since(begin) > c.timeout() {
+		if !insist || time.Since(begin) > o.patience() {
 			return fmt.Errorf("%w: its sheep is %s", errNotOwner, h.sheep)
 		}
 		// Every time, as an owner that comes before us takes requests away.
@@ -177,7 +177,7 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 		if s.loc.Fence && time.Since(begin) > c.cfg.Hold+4*c.cfg.Poll+c.cfg.AnswerTimeout {
 			// An owner that lives would have let go by now, even if what it has
 			// under way took as long as it may.
-			if err := c.kill(ctx, h.sheep); err != nil && time.Since(begin) > c.timeout() {
+			if err := c.kill(ctx, h.sheep); err != nil && time.Since(begin) > o.patience() {
 				return fmt.Errorf("%w: sheep %s cannot be stopped: %w", errNotOwner, h.sheep, err)
 			}
 		}
@@ -185,6 +185,13 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 			return err
 		}
 	}
+}
+
+// patience is how long another gateway is waited for that has the VDI. It is never
+// for ever: one that lives lets go in seconds, and a host that has other paths has
+// to be told.
+func (o *owner) patience() time.Duration {
+	return min(o.s.cl.timeout(), max(o.s.loc.Timeout, DefaultTimeout))
 }
 
 // unaware finds an owner that has not noticed yet that somebody else took a
