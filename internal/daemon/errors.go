@@ -51,10 +51,10 @@ func volumeError(v state.Volume, err error) *state.Error {
 	case errors.Is(err, backing.ErrNotSupported):
 		e.Hint = "see what there is: blockgate engine list"
 		switch {
-		case strings.Contains(err.Error(), "no engine"):
-			e.Class, e.Code = state.Usage, state.CodeUnknownEngine
 		case errors.Is(err, plugin.ErrMissing):
 			e.Class, e.Code, e.Hint = state.Usage, state.CodeUnknownEngine, "install it and start the daemon again"
+		case strings.Contains(err.Error(), "no engine"):
+			e.Class, e.Code = state.Usage, state.CodeUnknownEngine
 		}
 	}
 	return e
