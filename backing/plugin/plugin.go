@@ -40,7 +40,7 @@ type Config struct {
 	// the store; the first time ctx does. 0: two minutes.
 	OpenTime time.Duration
 	// Grace is how long the program may take to close the store before it is
-	// killed. 0: five seconds.
+	// killed. 0: ten seconds.
 	Grace time.Duration
 	// Ping is how often the program is asked whether it is alive; one that does
 	// not answer for four times as long is killed. 0: five seconds.
@@ -72,7 +72,7 @@ func (c *Config) complete() {
 	for _, d := range []struct {
 		value *time.Duration
 		or    time.Duration
-	}{{&c.OpenTime, 2 * time.Minute}, {&c.Grace, 5 * time.Second}, {&c.Ping, 5 * time.Second}, {&c.Backoff, 100 * time.Millisecond}} {
+	}{{&c.OpenTime, 2 * time.Minute}, {&c.Grace, 10 * time.Second}, {&c.Ping, 5 * time.Second}, {&c.Backoff, 100 * time.Millisecond}} {
 		if *d.value <= 0 {
 			*d.value = d.or
 		}

@@ -28,6 +28,9 @@ type Lib struct {
 	RadosIoctxDestroy      func(io uintptr)                                       `c:"rados_ioctx_destroy"`
 	RadosIoctxSetNamespace func(io uintptr, ns string)                            `c:"rados_ioctx_set_namespace"`
 
+	GetXattr func(io uintptr, object, name string, value *byte, n uintptr) int32 `c:"rados_getxattr"`
+	SetXattr func(io uintptr, object, name string, value *byte, n uintptr) int32 `c:"rados_setxattr"`
+
 	Version            func(major, minor, extra *int32)                                                `c:"rbd_version"`
 	ImageOptionsCreate func(o *uintptr)                                                                `c:"rbd_image_options_create"`
 	ImageOptionsFree   func(o uintptr)                                                                 `c:"rbd_image_options_destroy"`
@@ -50,8 +53,7 @@ type Lib struct {
 	IsLockOwner   func(image uintptr, is *int32) int32                                                       `c:"rbd_is_exclusive_lock_owner"`
 	WatchersList  func(image uintptr, w *Watcher, n *uintptr) int32                                          `c:"rbd_watchers_list"`
 	WatchersEnd   func(w *Watcher, n uintptr)                                                                `c:"rbd_watchers_list_cleanup"`
-	MetadataGet   func(image uintptr, key string, value *byte, n *uintptr) int32                             `c:"rbd_metadata_get"`
-	MetadataSet   func(image uintptr, key, value string) int32                                               `c:"rbd_metadata_set"`
+	GetID         func(image uintptr, id *byte, n uintptr) int32                                             `c:"rbd_get_id"`
 	UpdateWatch   func(image uintptr, handle *uint64, cb, arg uintptr) int32                                 `c:"rbd_update_watch"`
 	UpdateUnwatch func(image uintptr, handle uint64) int32                                                   `c:"rbd_update_unwatch"`
 	DiffIterate2  func(image uintptr, from *byte, off, n uint64, parent, whole uint8, cb, arg uintptr) int32 `c:"rbd_diff_iterate2"`

@@ -16,9 +16,11 @@ import (
 	"blockgate/cmd/blockgate-rbd/internal/ceph"
 )
 
-// markKey is the image's metadata where the owner of the lock says which process
-// it is, so that the next one on the same host knows when it has died.
-const markKey = "blockgate.owner"
+// markName is the attribute of the image's header object where the owner of the
+// lock says which process it is, so that the next one on the same host knows when it
+// has died. It is no metadata of the image, as a change of those waits for every
+// client that watches the image, also for one that has died.
+const markName = "blockgate.owner"
 
 // watchTime is after what time an OSD forgets a client that has gone
 // (osd_client_watch_timeout is 30 s), and some.
@@ -121,7 +123,11 @@ func (s *Store) lock(again bool) error {
 	if err != nil {
 		return err
 	}
-	return s.wrap("leaving a mark", ceph.Errno(s.lib.MetadataSet(s.image, markKey, string(b))))
+	header, err := s.header()
+	if err != nil {
+		return err
+	}
+	return s.wrap("leaving a mark", ceph.Errno(s.lib.SetXattr(s.io, header, markName, &b[0], uintptr(len(b)))))
 }
 
 func (s *Store) busy(owner string, m mark) error {
@@ -182,15 +188,25 @@ func bare(addr string) string {
 	return addr
 }
 
-func (s *Store) readMark() mark {
-	b := make([]byte, 4096)
-	n := uintptr(len(b))
-	var m mark
-	if s.lib.MetadataGet(s.image, markKey, &b[0], &n) < 0 {
-		return m
+// header is the object that the image's header is in.
+func (s *Store) header() (string, error) {
+	id := make([]byte, 128)
+	if err := ceph.Errno(s.lib.GetID(s.image, &id[0], uintptr(len(id)))); err != nil {
+		return "", s.wrap("reading the number", err)
 	}
-	text, _, _ := bytes.Cut(b, []byte{0})
-	if json.Unmarshal(text, &m) != nil {
+	text, _, _ := bytes.Cut(id, []byte{0})
+	return "rbd_header." + string(text), nil
+}
+
+func (s *Store) readMark() mark {
+	header, err := s.header()
+	if err != nil {
+		return mark{}
+	}
+	b := make([]byte, 4096)
+	n := s.lib.GetXattr(s.io, header, markName, &b[0], uintptr(len(b)))
+	var m mark
+	if n < 0 || int(n) > len(b) || json.Unmarshal(b[:n], &m) != nil {
 		return mark{}
 	}
 	return m
