@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"blockgate/internal/api/client"
+	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/state"
 )
 
@@ -154,11 +155,7 @@ func (s *setup) run() error {
 }
 
 func (s *setup) make(first bool) error {
-	v, err := s.newVolume()
-	if err != nil {
-		return err
-	}
-	target := &state.Target{Name: s.name, ID: s.tid, ControllerLUN0: true, LUNs: []state.LUN{{Number: s.lun, Volume: v.Name}}}
+	target := &state.Target{Name: s.name, ID: s.tid, ControllerLUN0: true, LUNs: []state.LUN{{Number: s.lun}}}
 	for _, r := range s.rules {
 		target.ACL = append(target.ACL, state.ACLRule{Address: r})
 	}
@@ -172,14 +169,54 @@ func (s *setup) make(first bool) error {
 			fmt.Fprintf(s.out, "Setting backing store type: %s\n", s.bstype)
 		}
 	}
-	res, err := s.api.Apply(s.ctx, state.Op{Verb: state.Create, Kind: state.KindVolume, Volume: v}, state.Op{Verb: state.Create, Kind: state.KindTarget, Target: target})
+	noUnit := func(err error) error {
+		fmt.Fprintf(s.out, "Error: failed to add a logical unit (%s) to target, tid=%d\n", s.path, s.tid)
+		return err
+	}
+	v, err := s.newVolume()
+	if err != nil {
+		return noUnit(err)
+	}
+	res, err := s.create(v, target)
 	s.warn(res)
-	if e := state.ErrorOf(err); e != nil {
-		if e.Object == fmt.Sprintf("volume %q", v.Name) {
-			fmt.Fprintf(s.out, "Error: failed to add a logical unit (%s) to target, tid=%d\n", s.path, s.tid)
-		}
+	switch e := state.ErrorOf(err); {
+	case e == nil:
+	case e.Object == fmt.Sprintf("volume %q", v.Name):
+		return noUnit(err)
+	default:
 		return err
 	}
 	fmt.Fprintf(s.out, "Accepting connections from %s\n", from)
 	return nil
+}
+
+// create makes the target with its volume. As with tgtadm, a store that may only
+// be read is served so, and one that is served already gets another path.
+func (s *setup) create(v *state.Volume, target *state.Target) (v1.Result, error) {
+	ops := []state.Op{{Verb: state.Create, Kind: state.KindVolume, Volume: v}, {Verb: state.Create, Kind: state.KindTarget, Target: target}}
+	for try := 0; ; try++ {
+		target.LUNs[0].Volume = v.Name
+		res, err := s.api.Apply(s.ctx, ops...)
+		e := state.ErrorOf(err)
+		switch {
+		case e == nil || try == 3:
+			return res, err
+		case e.Code == state.CodeVolumeExists: // of an earlier target with this number
+			v.Name = freshVolumeName(s.tid, s.lun)
+		case e.Code == state.CodeOpenFailed && !v.ReadOnly && refusesWrites(e):
+			v.ReadOnly, v.Unit.ReadOnly = true, true
+		case e.Code == state.CodeOpenFailed && e.Class == state.Conflict:
+			served, err2 := s.servedAs(v)
+			if err2 != nil {
+				return res, err
+			}
+			target.LUNs[0].Volume = served.Name
+			if res, err = s.api.Apply(s.ctx, ops[1]); err == nil {
+				s.noteShared(v, served)
+			}
+			return res, err
+		default:
+			return res, err
+		}
+	}
 }

@@ -146,7 +146,7 @@ func TestUpdateInPlace(t *testing.T) {
 		t.Errorf("%+v, %v; before %+v", after, err, before)
 	}
 	shown := w.must("--op show --mode target")
-	if strings.Contains(shown, "z.img") || !strings.Contains(shown, "n.img") || !strings.Contains(w.must("--op show --mode target --tid 41"), "MaxBurstLength=262144\n") {
+	if strings.Contains(shown, "z.img") || !strings.Contains(shown, "n.img") || !strings.Contains(w.must2("--op show --mode target --tid 41"), "MaxBurstLength=262144\n") {
 		t.Errorf("not what the file says:\n%s", shown)
 	}
 	if list, err := c.Volumes(limit(t)); err != nil || len(list) != 4 {
@@ -426,7 +426,20 @@ func TestSetupLUN(t *testing.T) {
 	if out, _, rc := setup("-n", "x", "-d", filepath.Join(w.dir, "none")); rc != 1 || !strings.Contains(out, "Error: failed to add a logical unit") {
 		t.Errorf("%d, %q", rc, out)
 	}
+	if out, stderr, rc := setup("-n", "x", "-d", img, "-b", "bogus"); rc != 1 || !strings.Contains(out, "Error: failed to add a logical unit") || !strings.Contains(stderr, "there is no bstype") {
+		t.Errorf("%d, %q, %q", rc, out, stderr)
+	}
 	if shown := w.must("--op show --mode target"); strings.Count(shown, "Target ") != 1 || !strings.Contains(shown, "Size: 2 MB") {
 		t.Errorf("listing:\n%s", shown)
+	}
+	// A second target for the device is another path to the same disk.
+	if out, stderr, rc := setup("-n", name+"2", "-d", img); rc != 0 || !strings.Contains(stderr, "another path to the unit with serial number beaf11") {
+		t.Errorf("%d, %q, %q", rc, out, stderr)
+	}
+	if shown := w.must("--op show --mode target"); strings.Count(shown, "SCSI SN: beaf11\n") != 2 {
+		t.Errorf("listing:\n%s", shown)
+	}
+	if out, stderr, rc := setup("-n", name+"3", "-d", img, "-B", "4096"); rc != 1 || !strings.Contains(stderr, "in use") {
+		t.Errorf("%d, %q, %q", rc, out, stderr)
 	}
 }

@@ -1,8 +1,6 @@
 package tgt
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"os"
@@ -346,11 +344,9 @@ func (m *manager) apply(t *tgtconf.Target, tid int, stores []wantedStore, around
 		switch {
 		case e.Code == state.CodeVolumeExists && i >= 0:
 			// The volume of an earlier target with this number was kept.
-			var b [4]byte
-			rand.Read(b[:])
-			stores[i].volume.Name = volumeName(tid, stores[i].conf.LUN) + "-" + hex.EncodeToString(b[:])
+			stores[i].volume.Name = freshVolumeName(tid, stores[i].conf.LUN)
 		case e.Code == state.CodeOpenFailed && i >= 0 && !stores[i].volume.ReadOnly &&
-			(strings.Contains(e.Reason, "permission denied") || strings.Contains(e.Reason, "read-only file system")):
+			refusesWrites(e):
 			stores[i].volume.ReadOnly, stores[i].volume.Unit.ReadOnly = true, true
 		case e.Code == state.CodeUnknownEngine && i >= 0 && !stores[i].unserved:
 			stores[i].unserved = true

@@ -59,7 +59,7 @@ func (a *admin) newUnit() error {
 	res, err := a.create(t, v)
 	if e := state.ErrorOf(err); e != nil && e.Code == state.CodeOpenFailed {
 		switch {
-		case strings.Contains(e.Reason, "permission denied"), strings.Contains(e.Reason, "read-only file system"):
+		case refusesWrites(e):
 			// As tgt does; the listing then says "Readonly: Yes".
 			v.ReadOnly, v.Unit.ReadOnly = true, true
 			if again, err2 := a.create(t, v); err2 == nil {
@@ -163,31 +163,55 @@ func (a *admin) apply(t *v1.Target, v *state.Volume, keep bool) (v1.Result, erro
 		if e := state.ErrorOf(err); e == nil || e.Code != state.CodeVolumeExists || try == 3 {
 			return res, err
 		}
-		var b [4]byte
-		rand.Read(b[:])
-		v.Name = volumeName(a.tid, a.lun) + "-" + hex.EncodeToString(b[:])
+		v.Name = freshVolumeName(a.tid, a.lun)
 	}
+}
+
+// freshVolumeName is a name for when volumeName is taken.
+func freshVolumeName(tid int, lun uint64) string {
+	var b [4]byte
+	rand.Read(b[:])
+	return volumeName(tid, lun) + "-" + hex.EncodeToString(b[:])
 }
 
 // share maps the volume that has this store open already. tgt lets two units
 // open one file and gives them different identities; here they are one unit with
 // several LUNs, so that multipath and reservations work across them.
 func (a *admin) share(t *v1.Target, v *state.Volume) (v1.Result, error) {
-	list, err := a.api.Volumes(a.ctx)
+	served, err := a.servedAs(v)
 	if err != nil {
 		return v1.Result{}, err
+	}
+	res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Create, Kind: state.KindLUN, Name: t.Name, LUN: &state.LUN{Number: a.lun, Volume: served.Name}})
+	if err == nil {
+		a.noteShared(v, served)
+	}
+	return res, err
+}
+
+// servedAs is the volume that has v's store open in the same way.
+func (a *admin) servedAs(v *state.Volume) (*v1.Volume, error) {
+	list, err := a.api.Volumes(a.ctx)
+	if err != nil {
+		return nil, err
 	}
 	i := slices.IndexFunc(list, func(o v1.Volume) bool {
 		return owned(&o.Volume) && o.URL == v.URL && o.BlockSize == v.BlockSize && o.Bstype == v.Bstype && o.Sync == v.Sync && o.Direct == v.Direct
 	})
 	if i < 0 {
-		return v1.Result{}, fail(msgInvalid)
+		return nil, fail(msgInvalid)
 	}
-	res, err := a.api.Apply(a.ctx, state.Op{Verb: state.Create, Kind: state.KindLUN, Name: t.Name, LUN: &state.LUN{Number: a.lun, Volume: list[i].Name}})
-	if err == nil {
-		a.note(fmt.Sprintf("%s is served already: this LUN is another path to the unit with serial number %s", v.BackingStore, list[i].Unit.Serial))
-	}
-	return res, err
+	return &list[i], nil
+}
+
+func (a *admin) noteShared(v *state.Volume, served *v1.Volume) {
+	a.note(fmt.Sprintf("%s is served already: this LUN is another path to the unit with serial number %s", v.BackingStore, served.Unit.Serial))
+}
+
+// refusesWrites tells whether a store could not be opened because it may only be
+// read.
+func refusesWrites(e *state.Error) bool {
+	return strings.Contains(e.Reason, "permission denied") || strings.Contains(e.Reason, "read-only file system")
 }
 
 func (a *admin) deleteUnit() error {
