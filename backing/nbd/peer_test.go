@@ -2,7 +2,6 @@ package nbd_test
 
 import (
 	"bytes"
-	"context"
 	"net"
 	"path/filepath"
 	"testing"
@@ -45,13 +44,7 @@ func TestOurServer(t *testing.T) {
 
 func TestOurServerWithKey(t *testing.T) {
 	key := bytes.Repeat([]byte{1, 2}, 16)
-	cfg := serve(t, server.Access{RequireTLS: true, Upgrade: func(ctx context.Context, nc net.Conn) (net.Conn, *server.Identity, error) {
-		c := tlspsk.Server(nc, func(user string) ([]byte, bool) { return key, user == "alice" })
-		if err := c.Handshake(ctx); err != nil {
-			return nil, nil, err
-		}
-		return c, &server.Identity{Method: "psk", Names: []string{c.User()}}, nil
-	}}, server.StoreOptions{})
+	cfg := serve(t, server.Access{RequireTLS: true, Upgrade: server.PSK(func(user string) ([]byte, bool) { return key, user == "alice" })}, server.StoreOptions{})
 	_, err := nbd.OpenAt(t.Context(), cfg, "test", backing.OpenOptions{})
 	if !isErr(err, client.ErrTLSRequired) {
 		t.Errorf("without TLS: %v", err)

@@ -1,7 +1,6 @@
 package outside
 
 import (
-	"context"
 	"encoding/hex"
 	"net"
 	"os"
@@ -13,7 +12,6 @@ import (
 
 	"blockgate/backing"
 	"blockgate/backing/ram"
-	"blockgate/internal/tlspsk"
 	nbdserver "blockgate/nbd/server"
 )
 
@@ -41,13 +39,7 @@ func TestPSKClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer srv.Close()
-	go srv.Serve(ln, nbdserver.Access{RequireTLS: true, Upgrade: func(ctx context.Context, nc net.Conn) (net.Conn, *nbdserver.Identity, error) {
-		c := tlspsk.Server(nc, func(user string) ([]byte, bool) { return key, user == "alice" })
-		if err := c.Handshake(ctx); err != nil {
-			return nil, nil, err
-		}
-		return c, &nbdserver.Identity{Method: "psk", Names: []string{c.User()}}, nil
-	}})
+	go srv.Serve(ln, nbdserver.Access{RequireTLS: true, Upgrade: nbdserver.PSK(func(user string) ([]byte, bool) { return key, user == "alice" })})
 	image := filepath.Join(dir, "image")
 	p := make([]byte, 64<<20)
 	for i := range p[:8<<20] {
