@@ -11,6 +11,7 @@ import (
 	"blockgate/gateway"
 	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/state"
+	"blockgate/internal/tlspsk"
 	"blockgate/nbd"
 	nbdserver "blockgate/nbd/server"
 )
@@ -19,6 +20,17 @@ import (
 // connection, and once now, so that what is wrong with them is found here.
 func nbdAccess(p state.NBDPortal) (nbdserver.Access, error) {
 	a := nbdserver.Access{RequireTLS: p.TLS == state.TLSRequired}
+	if p.PSKFile != "" {
+		if _, err := tlspsk.ReadKeys(p.PSKFile); err != nil {
+			return a, err
+		}
+		a.Upgrade = nbdserver.PSK(func(identity string) ([]byte, bool) {
+			keys, err := tlspsk.ReadKeys(p.PSKFile)
+			key, ok := keys[identity]
+			return key, ok && err == nil
+		})
+		return a, nil
+	}
 	if p.CertFile == "" {
 		return a, nil
 	}
