@@ -59,7 +59,7 @@ func (s *Store) Health() backing.Health {
 	return s.health.now
 }
 
-// Notify tells of changes of health, and of the size by Resize and Refresh.
+// Notify tells of changes of health and size.
 func (s *Store) Notify(fn func(backing.Change)) (stop func()) {
 	h := &s.health
 	h.telling.Lock()
@@ -77,42 +77,75 @@ func (s *Store) Notify(fn func(backing.Change)) (stop func()) {
 	}
 }
 
-// When calls are looked after, and after which time without an answer the bricks
-// are said to stall.
+// How often there is a look at the calls, the lock and the size, and after which
+// time without an answer the bricks are said to stall.
 const (
 	watchTime     = time.Second
 	silentTime    = 5 * time.Second
 	lockAgainTime = 5 * time.Second
+	lookTime      = 10 * time.Second
 )
 
-// watch notices that calls are under way of which none ends, and that bricks have
-// come back which nobody waits for, perhaps without the lock.
+// watch notices that calls are under way of which none ends.
 func (s *Store) watch() {
-	defer s.watching.Done()
-	tick := time.NewTicker(watchTime)
-	defer tick.Stop()
-	since, ended, locked := time.Now(), uint64(0), time.Now()
-	for {
-		select {
-		case <-tick.C:
-		case <-s.life.Done():
-			return
-		}
+	since, ended := time.Now(), uint64(0)
+	s.each(func() {
 		e := s.reach.ended.Load()
-		idle := e == s.reach.begun.Load()
-		if e != ended || idle {
+		if e != ended || e == s.reach.begun.Load() {
 			since, ended = time.Now(), e
 		}
-		if s.locks() && time.Since(locked) >= lockAgainTime && s.failed.Load() == nil {
+		if time.Since(since) >= silentTime {
+			s.health.set(backing.Stalled, fmt.Sprintf("gluster %s: no answer for %v", s.loc.name(), silentTime))
+		}
+	})
+}
+
+// tend sees to what no call does: that bricks have come back which nobody waits
+// for, perhaps without the lock, and that the file has grown. It may have to wait
+// for the bricks.
+func (s *Store) tend() {
+	locked, looked := time.Now(), time.Now()
+	s.each(func() {
+		if s.failed.Load() != nil {
+			return
+		}
+		if s.locks() && time.Since(locked) >= lockAgainTime {
 			s.keepLock()
 			locked = time.Now()
 		}
-		switch {
-		case time.Since(since) >= silentTime:
-			s.health.set(backing.Stalled, fmt.Sprintf("gluster %s: no answer for %v", s.loc.name(), silentTime))
-		case idle && s.health.bad.Load() && s.failed.Load() == nil:
+		switch idle := s.reach.ended.Load() == s.reach.begun.Load(); {
+		case s.health.bad.Load() && idle:
 			s.ask()
+		case !s.health.bad.Load() && time.Since(looked) >= lookTime:
+			s.look()
+			looked = time.Now()
 		}
+	})
+}
+
+// each calls fn again and again until Close.
+func (s *Store) each(fn func()) {
+	defer s.watching.Done()
+	tick := time.NewTicker(watchTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			fn()
+		case <-s.life.Done():
+			return
+		}
+	}
+}
+
+// look takes over that another client has made the file longer. One that is shorter
+// keeps its size: to read behind the end is an error then.
+func (s *Store) look() {
+	ctx, cancel := context.WithTimeout(s.life, silentTime)
+	defer cancel()
+	st, err := s.statOnce(ctx)
+	if err == nil && st.Size > s.size.Load() {
+		s.setSize(st.Size)
 	}
 }
 

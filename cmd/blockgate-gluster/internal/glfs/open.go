@@ -82,8 +82,9 @@ func open(ctx context.Context, attach func() (volume, error), l Location, o Opti
 		return nil, fmt.Errorf("gluster %s: %w", l.name(), err)
 	}
 	s.life, s.end = context.WithCancel(context.Background())
-	s.watching.Add(1)
+	s.watching.Add(2)
 	go s.watch()
+	go s.tend()
 	return s, nil
 }
 

@@ -187,21 +187,34 @@ func (s *Store) setSize(size int64) {
 	}
 }
 
-func (s *Store) stat(ctx context.Context) (syscall.Stat_t, error) {
-	var st syscall.Stat_t
-	err := s.try(ctx, false, func(ctx context.Context, f file) error {
-		found := make(chan syscall.Stat_t, 1)
-		err := blocking(ctx, func() error {
-			st, err := f.Stat()
-			found <- st
-			return err
-		})
-		if err == nil {
-			st = <-found
-		}
+func (s *Store) stat(ctx context.Context) (st syscall.Stat_t, err error) {
+	err = s.try(ctx, false, func(ctx context.Context, f file) (err error) {
+		st, err = statOf(ctx, f)
 		return err
 	})
 	return st, err
+}
+
+// statOnce is stat without a second attempt.
+func (s *Store) statOnce(ctx context.Context) (st syscall.Stat_t, err error) {
+	err = s.once(ctx, false, func(ctx context.Context, f file) (err error) {
+		st, err = statOf(ctx, f)
+		return err
+	})
+	return st, err
+}
+
+func statOf(ctx context.Context, f file) (syscall.Stat_t, error) {
+	found := make(chan syscall.Stat_t, 1)
+	err := blocking(ctx, func() error {
+		st, err := f.Stat()
+		found <- st
+		return err
+	})
+	if err != nil {
+		return syscall.Stat_t{}, err
+	}
+	return <-found, nil
 }
 
 // Usage is what the file takes, of one replica, and what the volume has left.

@@ -182,3 +182,29 @@ func TestRefresh(t *testing.T) {
 		t.Errorf("read behind the end: %v", err)
 	}
 }
+
+// The file grows by another client's hand.
+func TestGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newFake(t)
+		v.data["/disk"] = make([]byte, 1<<20)
+		s, err := openFake(t, v, Location{}, backing.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		var told backing.Change
+		defer s.Notify(func(c backing.Change) { told |= c })()
+		v.set(func() { v.data["/disk"] = make([]byte, 4<<20) })
+		time.Sleep(2 * lookTime)
+		synctest.Wait()
+		if s.Size() != 4<<20 || told != backing.SizeChanged {
+			t.Errorf("size %d, told %v", s.Size(), told)
+		}
+		v.set(func() { v.data["/disk"] = make([]byte, 1<<20) })
+		time.Sleep(2 * lookTime)
+		if s.Size() != 4<<20 {
+			t.Errorf("size %d of a file that has become shorter", s.Size())
+		}
+	})
+}
