@@ -116,6 +116,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g.srv = server.New(server.Config{
 		Directory: directory{g}, Logger: cfg.Logger, Memory: cfg.Memory, LoginTimeout: cfg.LoginTimeout,
+		Congestion: "-", // connections have their portal's
 	})
 	g.nbd = nbdserver.New(nbdserver.Config{
 		Directory: nbdDirectory{g}, Logger: cfg.Logger, Memory: cfg.Memory, LoginTimeout: cfg.LoginTimeout,

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 
+	"blockgate/internal/conndrive"
 	"blockgate/iscsi/server"
 )
 
@@ -20,7 +21,16 @@ type PortalConfig struct {
 	// Advertise is what discovery answers name in place of the address, as
 	// "host:port".
 	Advertise string
+	// Congestion names the TCP congestion control of the connections that come in
+	// here. Empty means DefaultCongestion, if the kernel has it; "-" leaves the
+	// system's. Another one that the kernel does not have is an error.
+	Congestion string
 }
+
+// DefaultCongestion is the congestion control of a portal that names none. Some
+// systems default to one that paces local networks by timers, which takes half of
+// their bandwidth.
+const DefaultCongestion = server.DefaultCongestion
 
 type portal struct {
 	cfg  PortalConfig
@@ -71,6 +81,16 @@ func (g *Gateway) AddListener(ln net.Listener, cfg PortalConfig) (PortalInfo, er
 	}
 	if cfg.Address == "" {
 		cfg.Address = ap.String()
+	}
+	switch cfg.Congestion {
+	case "-":
+	case "":
+		// Best effort: without it connections work as well.
+		_ = conndrive.ListenCongestion(ln, DefaultCongestion)
+	default:
+		if err := conndrive.ListenCongestion(ln, cfg.Congestion); err != nil {
+			return PortalInfo{}, fmt.Errorf("portal %s: %w", cfg.Address, err)
+		}
 	}
 	p := &portal{cfg: cfg, addr: ap, ln: ln}
 	g.mu.Lock()

@@ -88,6 +88,7 @@ func (a *app) portalAdd() *cobra.Command {
 	f.SortFlags = false
 	f.IntVar(&p.Group, "group", 1, "target portal group tag")
 	f.StringVar(&p.Advertise, "advertise", "", "HOST:PORT to name in discovery answers, for portals behind NAT")
+	f.StringVar(&p.Congestion, "congestion", "", "TCP congestion control of its connections; - leaves the system's (default cubic)")
 	return c
 }
 

@@ -2,6 +2,7 @@ package conndrive
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"syscall"
 
@@ -24,6 +25,31 @@ func SetCongestion(nc net.Conn, name string) {
 	raw.Control(func(fd uintptr) {
 		unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
 	})
+}
+
+// ListenCongestion chooses the congestion control of the connections that a TCP
+// listener will accept, as SetCongestion does, but says why if it cannot.
+func ListenCongestion(ln net.Listener, name string) error {
+	l, ok := ln.(*net.TCPListener)
+	if !ok {
+		return errors.New("not a TCP listener")
+	}
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if e := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+	}); e != nil {
+		return e
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("this kernel does not have the congestion control %q; /proc/sys/net/ipv4/tcp_available_congestion_control lists those that it has loaded", name)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("the congestion control %q is not in /proc/sys/net/ipv4/tcp_allowed_congestion_control", name)
+	}
+	return err
 }
 
 // takenBytes is a number that changes when the other end takes something: of TCP,

@@ -3,12 +3,18 @@
 package conndrive
 
 import (
+	"errors"
 	"net"
 	"syscall"
 )
 
 // SetCongestion does nothing on this system.
 func SetCongestion(net.Conn, string) {}
+
+// ListenCongestion cannot choose on this system.
+func ListenCongestion(net.Listener, string) error {
+	return errors.New("congestion control cannot be chosen on this system")
+}
 
 func takenBytes(syscall.RawConn) (uint64, bool) { return 0, false }
 

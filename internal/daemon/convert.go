@@ -181,7 +181,7 @@ func digests(value string) []string {
 }
 
 func portalConfig(p state.Portal) gateway.PortalConfig {
-	return gateway.PortalConfig{Address: p.Address, Group: uint16(p.Group), Advertise: p.Advertise}
+	return gateway.PortalConfig{Address: p.Address, Group: uint16(p.Group), Advertise: p.Advertise, Congestion: p.Congestion}
 }
 
 func gatewayRules(acl []state.ACLRule) []gateway.Rule {

@@ -234,7 +234,7 @@ func (d *Daemon) Portals(context.Context) []v1.Portal {
 			running[i.Address] = i
 			continue
 		}
-		p := v1.Portal{Portal: state.Portal{Address: i.Address, Group: int(i.Group), Advertise: i.Advertise}, State: v1.Online, Bound: i.Bound.String(), Runtime: true}
+		p := v1.Portal{Portal: state.Portal{Address: i.Address, Group: int(i.Group), Advertise: i.Advertise, Congestion: i.Congestion}, State: v1.Online, Bound: i.Bound.String(), Runtime: true}
 		if i.Err != nil {
 			p.State, p.Error = v1.Failed, i.Err.Error()
 		}

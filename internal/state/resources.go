@@ -126,6 +126,9 @@ type Portal struct {
 	Group   int    `json:"group"`   // target portal group tag, 1 to 65535
 	// Advertise replaces Address in discovery answers (behind NAT).
 	Advertise string `json:"advertise,omitempty"`
+	// Congestion names the TCP congestion control of the portal's connections.
+	// Empty: cubic. "-": the system's.
+	Congestion string `json:"congestion,omitempty"`
 
 	// Scope owns the resource: the name in the declared file that it came from
 	// (see Config). Empty: it was made by hand.

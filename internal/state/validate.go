@@ -206,5 +206,8 @@ func (p *Portal) normalize() error {
 			return invalid(CodeInvalidValue, KindPortal, addr, "write it as host:port", "%q cannot be advertised", p.Advertise)
 		}
 	}
+	if c := p.Congestion; c != "" && c != "-" && (len(c) > 15 || strings.Trim(c, "abcdefghijklmnopqrstuvwxyz0123456789_-") != "") {
+		return invalid(CodeInvalidValue, KindPortal, addr, "", "%q is no name of a TCP congestion control", c)
+	}
 	return nil
 }
