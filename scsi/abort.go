@@ -1,5 +1,7 @@
 package scsi
 
+import "blockgate/backing"
+
 // abort ends the tasks of the set that match: those that wait for other tasks or
 // for a worker at once, running ones when the store lets go of them, for which m
 // waits. through is the nexus that asks, if tasks of others are hit: these get
@@ -63,6 +65,7 @@ func (u *Unit) abortLocked(t *Task, m *management, flags uint32) bool {
 			u.quarantineLocked(t)
 		}
 		m.left.Add(1)
+		m.patient = m.patient || !u.health.stalled && u.health.engine.State != backing.Stalled
 		t.set.waiters = append(t.set.waiters, m)
 		return false
 	}

@@ -343,8 +343,8 @@ func TestStallTaskManagement(t *testing.T) {
 		if res := <-results; res != scsi.FunctionComplete {
 			t.Errorf("LUN RESET: %v", res)
 		}
-		if d := time.Since(began); d > 6*time.Second {
-			t.Errorf("LUN RESET took %v", d)
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("LUN RESET of a unit that is known to be stalled took %v", d)
 		}
 		gone := make(chan struct{})
 		a.nx.Detach(func() { close(gone) })

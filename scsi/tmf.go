@@ -48,7 +48,13 @@ type management struct {
 	timer *time.Timer
 	done  func(TMFResult)
 	res   TMFResult
+	// patient: a store that is not stalled has one of the tasks, and may let go.
+	patient bool
 }
+
+// stalledTimeout is how long a function waits for stores that are known to let
+// nothing go. Meanwhile Linux holds up the whole session, other units too.
+const stalledTimeout = 250 * time.Millisecond
 
 func newManagement(done func(TMFResult)) *management {
 	m := &management{done: done}
@@ -76,7 +82,8 @@ func (m *management) fire() {
 // Task.LUN, tag the tag of the task for the functions that name one. done is
 // called exactly once, from any goroutine, possibly before Manage returns, and
 // after TaskDone of every task that was aborted by it and had been Run — or at
-// the device's ManageTimeout, if a store does not let go of them. Then the
+// the device's ManageTimeout, if a store does not let go of them; sooner if it is
+// stalled (see Unit.Health). Then the
 // blocks of the writes it still holds are quarantined: no command touches them
 // before the store returns, so that what is written after the answer is never
 // overwritten by what was aborted (see the task set).
@@ -158,7 +165,11 @@ func (n *Nexus) Manage(f TMF, lun, tag uint64, done func(TMFResult)) {
 	if m.left.Load() > 1 {
 		// Set while the caller's own count is held: whoever counts down to zero
 		// sees the timer.
-		m.timer = time.AfterFunc(n.dev.timeout, m.fire)
+		d := n.dev.timeout
+		if !m.patient {
+			d = min(d, stalledTimeout)
+		}
+		m.timer = time.AfterFunc(d, m.fire)
 	}
 	m.release()
 }
