@@ -289,6 +289,7 @@ func storeError(err error) error {
 		return nil
 	}
 	for _, m := range []struct{ is, as error }{
+		{client.ErrTimeout, backing.ErrStalled},
 		{client.ErrClosed, backing.ErrClosed},
 		{client.ErrFailed, backing.ErrFailed},
 		{client.ErrRange, backing.ErrOutOfRange},
