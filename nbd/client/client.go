@@ -49,6 +49,7 @@ type Client struct {
 	ranges   rangeLock
 	journal  journal
 	flushing atomic.Bool // a flush to make room is under way
+	orphaned atomic.Int64
 	zeroMax  atomic.Int64
 	status   status
 
@@ -189,18 +190,31 @@ func (c *Client) unlockLater(h *hold, lostAt time.Time) {
 	time.AfterFunc(time.Until(lostAt.Add(c.cfg.Settle)), func() { c.ranges.unlock(h) })
 }
 
-// orphan makes the call that takes the place of one whose caller gives up. The
-// range stays locked until it has ended, and what it writes is remembered.
+// maxOrphaned bounds what is kept for orphans of a client together, in bytes: to a
+// server that answers nothing they would gather for ever.
+const maxOrphaned = 64 << 20
+
+// orphan makes the call that takes the place of one whose caller gives up; nil if
+// he has to wait. The range stays locked until it has ended, and what it writes is
+// remembered.
 func (o *op) orphan() *call {
+	c := o.c
+	cost := int64(len(o.out)) + 1024
+	if c.orphaned.Add(cost) > maxOrphaned {
+		c.orphaned.Add(-cost)
+		return nil
+	}
 	x := new(call)
 	if !o.modifies() {
-		x.ended = func() {}
+		x.ended = func() { c.orphaned.Add(-cost) }
 		return x
 	}
-	c, h, epoch, lostAt, e := o.c, o.hold, o.epoch, o.lostAt, o.entry()
+	h, epoch, lostAt, e := o.hold, o.epoch, o.lostAt, o.entry()
 	o.gone = true
 	if c.journals() && c.journal.limit > 0 {
 		e.data = append([]byte(nil), e.data...)
+	} else {
+		e.data = nil
 	}
 	x.ended = func() {
 		lost := x.lost != nil
@@ -208,6 +222,7 @@ func (o *op) orphan() *call {
 			ok, _ := c.journal.add(epoch, e)
 			lost = !ok
 		}
+		c.orphaned.Add(-cost)
 		switch {
 		case lost:
 			c.unlockLater(h, time.Now())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -304,6 +305,45 @@ func TestAbandonedRead(t *testing.T) {
 			t.Error("an abandoned buffer was touched")
 		}
 	}
+}
+
+// What is kept for calls that were given up is bounded: then giving up waits.
+func TestAbandonedAreBounded(t *testing.T) {
+	o := modern
+	o.Size = 80 << 20
+	srv := start(t, o)
+	cfg := quick(srv)
+	cfg.Stall = -1
+	c := open(t, cfg)
+	release := make(chan struct{})
+	srv.SetFault(func(nbd.Request) nbdfake.Fault { return nbdfake.Fault{Kind: nbdfake.Slow, Until: release} })
+	const n = 4 << 20
+	p := make([]byte, n)
+	given := 0
+	waiting := make(chan error, 1)
+	for ; given < 20; given++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.WriteAt(ctx, p, int64(given*n), 0) }()
+		for srv.Seen(nbd.CmdWrite) <= given {
+			runtime.Gosched()
+		}
+		cancel()
+		if given == 64/4-1 { // with what else each costs this is one too many
+			waiting = done
+			break
+		}
+		is(t, <-done, context.Canceled)
+	}
+	select {
+	case err := <-waiting:
+		t.Fatalf("call %d was given up as well (%v)", given, err)
+	default:
+	}
+	srv.SetFault(nil)
+	close(release)
+	ok(t, <-waiting)
+	ok(t, c.WriteAt(t.Context(), p, 0, 0))
 }
 
 // A call waits for a server that is gone, but not longer than it may.

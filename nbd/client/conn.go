@@ -116,9 +116,9 @@ func (c *conn) start(x *call) {
 var errMoved = errors.New("nbd: moved to a new connection")
 
 // do sends a request and waits for its answer, which is x.err, unless x.lost says
-// that there is none. When ctx ends before, the request becomes orphan's, a copy
-// of it that do makes by calling orphan, and the error is ctx's; what x refers to
-// is not touched any more in any case.
+// that there is none. When ctx ends before, the request becomes that which orphan
+// gives, and the error is ctx's; if it gives none, do waits all the same. What x
+// refers to is not touched any more in any case.
 func (c *conn) do(ctx context.Context, x *call, orphan func() *call) error {
 	c.start(x)
 	if ctx.Done() == nil {
@@ -141,9 +141,15 @@ func (c *conn) do(ctx context.Context, x *call, orphan func() *call) error {
 func (c *conn) abandon(x *call, orphan func() *call) bool {
 	c.mu.Lock()
 	ended := c.pending[x.req.Cookie] != x
-	handed := !ended && !x.receiving
-	if handed {
+	handed := false
+	if !ended && !x.receiving {
 		o := orphan()
+		if o == nil {
+			c.mu.Unlock()
+			x.Wait()
+			return true
+		}
+		handed = true
 		o.req, o.mode, o.patience, o.tick = x.req, x.mode, x.patience, x.tick
 		c.pending[x.req.Cookie] = o
 	}
