@@ -121,6 +121,7 @@ func TestPairDiscovery(t *testing.T) {
 func TestPairAnotherConnection(t *testing.T) {
 	p := newPair()
 	p.config.TSIH = 0x1234
+	p.access.RedirectTo = func() (string, bool, error) { return "", false, errors.New("a session that is there is not sent away") }
 	p.config.Offer.HeaderDigests = []string{"CRC32C"}
 	i, target, err := p.run(t)
 	if err != nil || target.ReqTSIH != 0x1234 || !i.Params.HeaderDigest {
@@ -196,6 +197,16 @@ func TestPairRefused(t *testing.T) {
 		{"moved", func(p *pair) {
 			p.status, p.access.Redirect = LoginMovedTemporarily, "192.0.2.9:3261,4"
 		}, LoginMovedTemporarily, "192.0.2.9:3261,4"},
+		{"sent elsewhere", func(p *pair) {
+			p.access.RedirectTo = func() (string, bool, error) { return "[2001:db8::9]:3261", false, nil }
+		}, LoginMovedTemporarily, "[2001:db8::9]:3261"},
+		{"sent elsewhere for good, before it authenticates", func(p *pair) {
+			p.access.Auth.Incoming = []Account{joe}
+			p.access.RedirectTo = func() (string, bool, error) { return "192.0.2.9:3261", true, nil }
+		}, LoginMovedPermanently, "192.0.2.9:3261"},
+		{"where it is cannot be found out", func(p *pair) {
+			p.access.RedirectTo = func() (string, bool, error) { return "", false, errors.New("no answer") }
+		}, LoginTargetError, ""},
 		{"discovery", func(p *pair) { p.config.Discovery, p.disc.Incoming = true, []Account{joe} }, LoginAuthFailed, ""},
 	} {
 		p := newPair()
