@@ -27,11 +27,22 @@ func (s *Store) connect(ctx context.Context) (*nbd.Store, error) {
 const conns = 2
 
 // dial makes a connection to the process that has the store open, waiting for one.
+// A process whose connections were lost, or given up, is not connected to again: it
+// may still be doing what came over them, which then would be done twice and in any
+// order.
 func (s *Store) dial(ctx context.Context) (net.Conn, error) {
 	for {
 		p, err := s.ready(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if p.given.Add(1) > conns && !s.asking.Load() {
+			p.askRestart("its data connections were given up")
+			s.await(ctx, p)
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			continue
 		}
 		ours, theirs, err := pair("data")
 		if err != nil {

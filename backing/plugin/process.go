@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ type process struct {
 
 	dead   chan struct{} // closed when it has ended
 	data   net.Conn      // gets one end of each data connection
+	given  atomic.Int32  // how many there were
 	mu     sync.Mutex
 	status *control.Status // of the last event
 	state  error           // how it ended

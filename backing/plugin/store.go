@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"blockgate/backing"
@@ -30,6 +31,7 @@ type Store struct {
 
 	resized chan struct{} // has one while the process tells another size than the data path
 	sizing  sync.Mutex    // one at a time asks for the size
+	asking  atomic.Bool   // for which connections are made anew
 	notices notices
 	stop    chan struct{} // closed: no process is to be started any more
 	ended   chan struct{} // the supervisor has ended

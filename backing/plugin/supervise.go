@@ -183,7 +183,9 @@ func (s *Store) takeSize(ctx context.Context) (int64, error) {
 	s.sizing.Lock()
 	defer s.sizing.Unlock()
 	was := s.Size()
+	s.asking.Store(true)
 	size, err := s.data.Refresh(ctx)
+	s.asking.Store(false)
 	if err == nil && size != was {
 		s.notices.tell(backing.SizeChanged)
 	}
