@@ -199,10 +199,14 @@ func (s *Store) Close() error {
 
 // Info tells what the image is.
 func (s *Store) Info() backing.Info {
-	return backing.Info{
+	i := backing.Info{
 		Engine: "rbd", Location: s.spec, ReadOnly: s.readOnly, PhysicalBlock: 4096, OptimalIO: int(s.object), Thin: true,
 		DiscardGranularity: discardUnit,
 	}
+	if s.owner {
+		i.LockedBy = "this gateway"
+	}
+	return i
 }
 
 // discardUnit is what an OSD gives back at least, in bytes (bluestore's largest
