@@ -2,7 +2,7 @@
 # Builds the Linux guest of the tests from Debian packages: a kernel and one initrd that
 # holds all of the system (busybox, open-iscsi, sg3_utils, e2fsprogs), nothing else to mount.
 #   build.sh [-x] [DIR]     default: $BLOCKGATE_GUEST_DIR, else ~/.cache/blockgate-guest
-#     -x  also a second initrd to unpack over the first: udev, multipath, LVM, fio, xfs, nftables
+#     -x  also a second initrd to unpack over the first: udev, multipath, LVM, fio, xfs, nftables, nbd-client
 # Does nothing when DIR already has what this version of the scripts builds. Needs apt,
 # dpkg-deb, kmod, cpio and xz, not root; about 75 MB of downloads, 60 more with -x, kept in
 # DIR/debs.
@@ -50,7 +50,7 @@ open_kernel() {          # unpacks the kernel; sets ver
     depmod -b "$work/kernel" "$ver"
 }
 base_modules="virtio_pci virtio_net sd_mod sr_mod sg isofs iscsi_tcp ext4 crc32c_generic crc32c_intel"
-extra_modules="loop dm_snapshot dm_thin_pool xfs dm_multipath dm_service_time dm_queue_length dm_round_robin scsi_dh_alua nf_tables"
+extra_modules="loop dm_snapshot dm_thin_pool xfs dm_multipath dm_service_time dm_queue_length dm_round_robin scsi_dh_alua nf_tables nbd"
 modules() {              # DIR MODULE...: installs them with what they need
     local dir=$1 m f
     shift
@@ -113,7 +113,7 @@ build_base() {
 # alone is linked to every kind of distributed storage.
 build_extra() {
     local deb f all=$work/all root=$work/extra
-    fetch busybox-static kmod open-iscsi e2fsprogs sg3-utils udev multipath-tools dmsetup lvm2 fio xfsprogs nftables
+    fetch busybox-static kmod open-iscsi e2fsprogs sg3-utils udev multipath-tools dmsetup lvm2 fio xfsprogs nftables nbd-client
     tree "$all"
     for deb in "$out"/debs/*.deb; do
         case ${deb##*/} in linux-image-* | perl* | libperl*) continue ;; esac
@@ -122,7 +122,7 @@ build_extra() {
     tree "$root"
     cd "$all"
     local programs="usr/sbin/multipath usr/sbin/multipathd usr/sbin/mpathpersist usr/sbin/dmsetup usr/sbin/lvm usr/bin/fio
-        usr/sbin/mkfs.xfs usr/sbin/xfs_repair usr/sbin/nft usr/bin/udevadm usr/lib/udev/scsi_id usr/lib/udev/cdrom_id"
+        usr/sbin/mkfs.xfs usr/sbin/xfs_repair usr/sbin/nft usr/sbin/nbd-client usr/bin/udevadm usr/lib/udev/scsi_id usr/lib/udev/cdrom_id"
     local rules="50-udev-default 55-dm 56-dm-mpath 60-block 60-cdrom_id 60-multipath 60-persistent-storage 60-persistent-storage-dm 95-dm-notify"
     # shellcheck disable=SC2086
     cp --parents -a $programs usr/lib/multipath "$root/"
