@@ -525,3 +525,62 @@ func TestParseStallPolicy(t *testing.T) {
 		}
 	}
 }
+
+// Commands that time out at the very moment at which they are aborted and the store
+// lets go end once, with one answer or none.
+func TestStallEndsOnce(t *testing.T) {
+	for round := range 30 {
+		synctest.Test(t, func(t *testing.T) {
+			r, a := stallRig(t, "fail=1s", nil)
+			var all []*answered
+			var releases []func()
+			for i := range uint32(48) {
+				releases = append(releases, r.store.hold(int64(i)*512))
+				if i%2 == 0 {
+					all = append(all, a.startAnswered(write10(i, 1), block(1)))
+				} else {
+					all = append(all, a.startAnswered(read10(i, 1), nil))
+				}
+			}
+			synctest.Wait()
+			// The looks are at multiples of 125 ms; the times out at about 1.2 s.
+			time.Sleep(1125*time.Millisecond + time.Duration(round%2)*125*time.Millisecond)
+			var wg sync.WaitGroup
+			aborted := make([]scsi.TMFResult, len(all))
+			for i, p := range all {
+				if (i+round)%3 != 0 {
+					wg.Go(func() {
+						done := make(chan scsi.TMFResult, 1)
+						a.nx.Manage(scsi.AbortTask, 0, p.Tag, func(res scsi.TMFResult) { done <- res })
+						aborted[i] = <-done
+					})
+				}
+				if (i+round)%4 != 0 {
+					wg.Go(releases[i])
+					releases[i] = func() {}
+				}
+			}
+			wg.Wait()
+			time.Sleep(3 * time.Second)
+			for _, release := range releases {
+				release()
+			}
+			synctest.Wait()
+			for i, p := range all {
+				early := p.got()
+				switch {
+				case !p.finished():
+					t.Fatalf("command %d has no end", i)
+				case early != "" && !p.Aborted():
+					t.Errorf("command %d: two answers, %s and %s", i, early, p.outcome())
+				case early == "" && p.Aborted() && (i+round)%3 == 0:
+					t.Errorf("command %d: no answer, and nobody aborted it", i)
+				}
+			}
+			if s := r.unit.Stats(); s.Tasks != 0 || s.Workers != 0 {
+				t.Errorf("left: %+v", s)
+			}
+			r.health(scsi.HealthOK)
+		})
+	}
+}
