@@ -185,19 +185,20 @@ func (a *app) engineCommand() *cobra.Command {
 func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show how the daemon is", Args: args(0, 0),
-		Long:    `Show how the daemon is. The exit status is 6 when something has failed.`,
+		Long: `Show how the daemon is. The exit status is 6 when something has failed, or a
+volume's store is stalled or failing.`,
 		Example: examples("blockgate status", "blockgate status -o json", "blockgate status -o yaml"),
 		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
 			s, err := c.System(ctx)
 			if err != nil {
 				return err
 			}
-			if s.Failed > 0 {
+			if s.Failed > 0 || s.Unwell > 0 {
 				a.status = int(state.Refused)
 			}
 			return a.answer(s, func() *table {
-				t := &table{head: []string{"VOLUMES", "TARGETS", "SESSIONS", "FAILED", "PID", "SINCE", "STATE", "VERSION"}}
-				t.add(fmt.Sprint(s.Volumes), fmt.Sprint(s.Targets), fmt.Sprint(s.Sessions), fmt.Sprint(s.Failed), fmt.Sprint(s.PID),
+				t := &table{head: []string{"VOLUMES", "TARGETS", "SESSIONS", "FAILED", "UNWELL", "PID", "SINCE", "STATE", "VERSION"}}
+				t.add(fmt.Sprint(s.Volumes), fmt.Sprint(s.Targets), fmt.Sprint(s.Sessions), fmt.Sprint(s.Failed), fmt.Sprint(s.Unwell), fmt.Sprint(s.PID),
 					s.Started.Format(time.DateTime), s.StateDir, s.Version)
 				return t
 			})

@@ -354,9 +354,15 @@ func (d *Daemon) System(context.Context) v1.System {
 	d.mu.RLock()
 	failed := len(d.volumes) + len(d.portals)
 	d.mu.RUnlock()
+	unwell := 0
+	for _, i := range d.gw.Volumes() {
+		if i.Health.State != scsi.HealthOK {
+			unwell++
+		}
+	}
 	return v1.System{
 		System: sys.Value, Revision: sys.Revision, Version: d.cfg.Version, PID: os.Getpid(), Started: d.started, StateDir: d.cfg.StateDir,
-		Volumes: len(s.Volumes()), Targets: len(s.Targets()), Sessions: len(d.gw.Sessions()), Failed: failed,
+		Volumes: len(s.Volumes()), Targets: len(s.Targets()), Sessions: len(d.gw.Sessions()), Failed: failed, Unwell: unwell,
 	}
 }
 

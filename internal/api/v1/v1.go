@@ -179,6 +179,8 @@ type System struct {
 	Targets  int       `json:"targets"`
 	Sessions int       `json:"sessions"`
 	Failed   int       `json:"failed"` // volumes and portals that do not run
+	// Unwell is how many volumes that run have a store that is not well (see Health).
+	Unwell int `json:"unwell,omitempty"`
 }
 
 // Engine is a kind of backing store.
