@@ -1,7 +1,9 @@
 package nbd_test
 
 import (
+	"context"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -145,6 +147,78 @@ func TestGrow(t *testing.T) {
 	srv.Change(func(o *nbdfake.Options) { o.Size = 2 << 20 })
 	if n, err := s.Refresh(t.Context()); err == nil || n != 3<<20 {
 		t.Errorf("Refresh of an export that shrank = %d, %v", n, err)
+	}
+}
+
+// What is not flushed when the connections are replaced is not lost, and not taken
+// for it.
+func TestGrowUnflushed(t *testing.T) {
+	srv := start(t, nbdfake.Options{Flags: nbdfake.All, Size: 1 << 20})
+	cfg := quick(srv)
+	cfg.Unflushed = -1
+	s := open(t, cfg, backing.OpenOptions{})
+	ok(t, s.WriteAt(t.Context(), []byte("before"), 5))
+	srv.Change(func(o *nbdfake.Options) { o.Size = 3 << 20 })
+	_, err := s.Refresh(t.Context())
+	ok(t, err)
+	ok(t, s.Flush(t.Context()))
+	if h := s.Health(); h.State != backing.Healthy {
+		t.Errorf("health = %+v", h)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	srv := start(t, nbdfake.Options{Flags: nbdfake.All, Size: 1 << 20})
+	s := open(t, quick(srv), backing.OpenOptions{Stall: -1})
+	if h := s.Health(); h != (backing.Health{}) {
+		t.Errorf("health = %+v at first", h)
+	}
+	told := make(chan backing.Change, 100)
+	stop := s.Notify(func(c backing.Change) { told <- c })
+	until := func(want backing.State) backing.Health {
+		t.Helper()
+		for {
+			if h := s.Health(); h.State == want {
+				return h
+			}
+			if c := <-told; c != backing.HealthChanged {
+				t.Errorf("told of %b", c)
+			}
+		}
+	}
+	srv.Stop()
+	if h := until(backing.Stalled); h.Since.IsZero() || !strings.Contains(h.Reason, "nbd+unix:///") {
+		t.Errorf("health = %+v", h)
+	}
+	ok(t, srv.Restart())
+	if h := until(backing.Healthy); h.Reason != "" || h.Since.IsZero() {
+		t.Errorf("health = %+v", h)
+	}
+	stop()
+	for len(told) > 0 {
+		<-told
+	}
+	srv.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := s.Flush(ctx); !isErr(err, context.DeadlineExceeded) {
+		t.Errorf("Flush without a server: %v", err)
+	}
+	if len(told) > 0 {
+		t.Error("told after stop")
+	}
+}
+
+// Opened with Sync, what was written is durable, with FUA and without.
+func TestSync(t *testing.T) {
+	for _, flags := range []proto.TransmissionFlags{nbdfake.All, nbdfake.All &^ proto.SendFUA} {
+		srv := start(t, nbdfake.Options{Flags: flags, Size: 1 << 20})
+		s := open(t, quick(srv), backing.OpenOptions{Sync: true})
+		ok(t, s.WriteAt(t.Context(), []byte("kept"), 100))
+		got := make([]byte, 4)
+		if srv.Durable(got, 100); string(got) != "kept" {
+			t.Errorf("flags %#x: not durable", uint16(flags))
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ type conn struct {
 	timer    *time.Timer
 	draining bool
 	drained  chan struct{} // closed when nothing is pending any more, if draining
+	idle     bool          // drained is closed
 	slow     bool          // an answer is late
 	within   bool          // the reader is in the middle of a reply
 	arrivals uint32        // of the input, when it was last seen to change
@@ -86,12 +87,15 @@ func (c *conn) run() {
 }
 
 // start sends a request; its ticket ends with the answer, or with the connection.
-func (c *conn) start(x *call) {
+func (c *conn) start(x *call) { c.startAs(x, false) }
+
+// startAs is start; the last request is taken while nothing else is.
+func (c *conn) startAs(x *call, last bool) {
 	x.reset()
 	x.mode = c.exp.Mode
 	x.Begin(x.out)
 	c.mu.Lock()
-	if c.err != nil || c.draining {
+	if c.err != nil || c.draining && !last {
 		x.lost = c.err
 		if x.lost == nil {
 			x.lost = errMoved
@@ -225,17 +229,21 @@ func (c *conn) alive() bool {
 // drain takes no more requests and waits until those under way are answered.
 func (c *conn) drain(ctx context.Context) {
 	c.mu.Lock()
-	if !c.draining {
-		c.draining = true
-		if len(c.pending) == 0 {
-			close(c.drained)
-		}
-	}
+	c.draining = true
+	c.noteDrained()
 	c.mu.Unlock()
 	select {
 	case <-c.drained:
 	case <-ctx.Done():
 	case <-c.gone:
+	}
+}
+
+// noteDrained tells who drains that nothing is pending; mu is held.
+func (c *conn) noteDrained() {
+	if c.draining && len(c.pending) == 0 && !c.idle {
+		c.idle = true
+		close(c.drained)
 	}
 }
 

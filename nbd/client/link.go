@@ -167,7 +167,7 @@ func (c *Client) leave(l *link) {
 	epoch, lost := c.journal.begin()
 	c.epoch = epoch
 	if lost {
-		c.status.fail(fmt.Errorf("the server was lost between a write and the next flush: %w", l.err))
+		c.status.fail(errors.New("the server was lost between a write and the next flush"))
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"blockgate/nbd"
 )
 
 // refreshing is a call of Refresh.
@@ -30,8 +32,16 @@ const (
 // only to a new connection: if it differs the others are replaced.
 func (c *Client) Refresh(ctx context.Context) (int64, error) {
 	done := make(chan refreshed, 1)
+	var limit <-chan time.Time
+	if c.cfg.Stall >= 0 {
+		t := time.NewTimer(c.cfg.Stall)
+		defer t.Stop()
+		limit = t.C
+	}
 	select {
 	case c.refreshes <- refreshing{ctx, done}:
+	case <-limit:
+		return c.Size(), fmt.Errorf("%w within %v: %s", ErrTimeout, c.cfg.Stall, c.Status().Reason)
 	case <-ctx.Done():
 		return c.Size(), context.Cause(ctx)
 	case <-c.ctx.Done():
@@ -56,6 +66,7 @@ func (c *Client) refresh(r refreshing, l *link) *link {
 			k.drain(dctx)
 		}
 		cancel()
+		c.flushLast(l)
 		c.leave(l)
 		l.close(true)
 		if err := c.attach(next); err != nil {
@@ -71,6 +82,24 @@ func (c *Client) refresh(r refreshing, l *link) *link {
 	}
 	r.done <- refreshed{size, err}
 	return next
+}
+
+// flushLast flushes on a link that is drained, so that nothing depends on who is
+// behind the next one. What it cannot flush is as after a loss.
+func (c *Client) flushLast(l *link) {
+	if !c.journals() || c.cfg.ReadOnly || c.exp.Can(nbd.ReadOnly) {
+		return
+	}
+	defer context.AfterFunc(c.ctx, func() { l.fail(ErrClosed) })()
+	m := c.journal.mark()
+	x := &call{req: nbd.Request{Type: nbd.CmdFlush}, patience: ticks}
+	l.conns[0].startAs(x, true)
+	x.Wait()
+	if x.lost != nil || x.err != nil {
+		c.journal.unflushed(m)
+		return
+	}
+	c.journal.flushed(l.epoch, m)
 }
 
 // probe finds the size, and the link that has it.

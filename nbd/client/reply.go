@@ -52,9 +52,7 @@ func (c *conn) reply() error {
 		done = true
 	case done:
 		delete(c.pending, rep.Cookie)
-		if c.draining && len(c.pending) == 0 {
-			close(c.drained)
-		}
+		c.noteDrained()
 	}
 	c.mu.Unlock()
 	if done {
