@@ -288,3 +288,16 @@ func (s *stalled) stop(t *testing.T) {
 	syscall.Kill(s.pid(), syscall.SIGTERM)
 	s.ended(t, 25*time.Second)
 }
+
+// What Linux makes of each policy, with its times cut short.
+func TestGuestStall(t *testing.T) {
+	needsAll(t)
+	h := newGuestHost(t)
+	for lun, policy := range []string{"hold", "fail=3s", "busy=1s"} {
+		name := fmt.Sprint("v", lun)
+		h.cli(t, "volume", "create", name, "ram:64M", "--stall", policy, "--layer", "fault,rule=op=read range=32M+64K action=stick")
+		h.cli(t, "lun", "add", guestIQN, name, "--number", fmt.Sprint(lun))
+	}
+	h.disk(t, "sound", 3, 64<<20)
+	guestWith(t, h.work, 8*time.Minute, []string{"stall.sh"}, h.vars(t))
+}
