@@ -124,6 +124,9 @@ type Request struct {
 	buf     payload
 	cost    int64 // of the budget
 	batched bool  // in a batch that is being sent
+	// answered: the client has its reply, and the request only waits for its end.
+	// reply: it is that reply of another request.
+	answered, reply bool
 	next    *Request
 }
 

@@ -41,9 +41,14 @@ type loans struct {
 // afterwards, until Release or EndLoan.
 func (r *Request) Done(e nbd.Errno, message string) {
 	m := r.m
+	if r.answered {
+		e = nbd.EIO // what has come of it is of no use any more
+	}
 	r.err, r.message = e, message
 	if e != nbd.None {
-		m.Errors.Add(1)
+		if !r.answered {
+			m.Errors.Add(1)
+		}
 		if r.Lent {
 			m.Session.EndLoan(r, false)
 			r.Lent = false
@@ -57,7 +62,7 @@ func (r *Request) Done(e nbd.Errno, message string) {
 	}
 	m.mu.Lock()
 	m.held -= cost
-	if m.closed {
+	if m.closed || r.answered {
 		m.mu.Unlock()
 		m.Budget.give(cost)
 		m.release(r)
@@ -79,9 +84,34 @@ func (r *Request) Done(e nbd.Errno, message string) {
 	}
 }
 
+// Answer replies with an error to a request that the session does not get back yet:
+// a store that hangs has it. Done still follows, once, and says nothing more. It is
+// called at most once, before Done, and not within Submit.
+func (r *Request) Answer(e nbd.Errno, message string) {
+	m := r.m
+	a := &Request{Request: r.Request, m: m, err: e, message: message, reply: true}
+	r.answered = true
+	m.Errors.Add(1)
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return
+	}
+	m.outq = append(m.outq, a)
+	wake := !m.feeding && !m.sending
+	m.mu.Unlock()
+	if wake {
+		m.Host.Wake()
+	}
+}
+
 // release ends the life of a request whose reply is sent or will not be.
 func (m *machine) release(r *Request) {
+	if r.reply {
+		return
+	}
 	m.Session.Release(r)
+	r.answered = false
 	r.In, r.Lent, r.Extents, r.message, r.batched = nil, false, r.Extents[:0], "", false
 	m.recycle(r)
 }

@@ -188,6 +188,14 @@ func (t *unitTask) TaskDone(*scsi.Task) {
 	}
 }
 
+var _ scsi.Answerer = (*unitTask)(nil)
+
+// Answer implements scsi.Answerer: the unit's stall policy has an error for the
+// client while the store has the command.
+func (t *unitTask) Answer(*scsi.Task, scsi.Status, []byte) {
+	t.r.Answer(nbd.EIO, "the store does not answer")
+}
+
 // done ends a request that is one command, or hands it on to be tried again.
 func (t *unitTask) done() {
 	o := t.outcome()
@@ -251,6 +259,9 @@ func senseOf(t *scsi.Task) sensed {
 }
 
 func (t *unitTask) outcome() outcome {
+	if t.r.answered {
+		return outcome{err: nbd.EIO}
+	}
 	if t.task.Aborted() {
 		return outcome{again: true, soon: true}
 	}
@@ -286,6 +297,9 @@ func (t *unitTask) outcome() outcome {
 	case sense.VolumeOverflow:
 		return outcome{err: nbd.ENOSPC}
 	case sense.AbortedCommand, sense.UnitAttention:
+		if k.asc == 0x08 { // logical unit communication time-out
+			return outcome{err: nbd.EIO, why: "the store does not answer"}
+		}
 		return outcome{err: nbd.EIO, why: "aborted", again: true, soon: true}
 	case sense.MediumError:
 		return outcome{err: nbd.EIO, why: "medium error"}

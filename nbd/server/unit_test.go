@@ -311,3 +311,43 @@ func TestOtherBlocks(t *testing.T) {
 	q.read(0, 512).wants(t, "not aligned", nbd.EINVAL)
 	wantData(t, "untouched", q.read(0, 8192), make([]byte, 8192))
 }
+
+// hanging keeps every read until the test lets it go.
+type hanging struct {
+	backing.Store
+	inside chan struct{}
+	let    chan struct{}
+}
+
+func (h *hanging) ReadAt(_ context.Context, p []byte, off int64) error {
+	h.inside <- struct{}{}
+	<-h.let
+	clear(p)
+	return nil
+}
+
+// A store that hangs holds up neither the client nor the next request, if the unit
+// is to fail then; and nothing is said twice when it lets go.
+func TestStalledStore(t *testing.T) {
+	h := &hanging{Store: openRAM(t, 1<<20), inside: make(chan struct{}, 8), let: make(chan struct{})}
+	d := newDisk(t, h, scsi.UnitConfig{Stall: scsi.StallPolicy{Action: scsi.StallFail, After: scsi.MinStall}})
+	s, dial := start(t, Config{Directory: Single(d.exp)}, Access{}, "unix")
+	p := dial()
+	p.enter("disk", nbd.Structured)
+	g := p.read(0, 512)
+	<-h.inside
+	g.wants(t, "the store hangs", nbd.EIO)
+	if g.message != "the store does not answer" {
+		t.Errorf("the client is told %q", g.message)
+	}
+	p.read(0, 512).wants(t, "the store hangs still", nbd.EIO)
+	close(h.let)
+	for p.read(0, 512).err != nbd.None { // it does not any more
+	}
+	q := dial()
+	q.enter("disk", nbd.Simple)
+	q.read(0, 512).wants(t, "a new client", nbd.None)
+	if n := s.Conns()[0].Errors; n < 2 {
+		t.Errorf("%d errors are counted", n)
+	}
+}
