@@ -91,6 +91,24 @@ const maxFree = 256
 // recycle gives everything the command holds back. Only when finished, unpinned
 // and not queued.
 func (c *TargetConn) recycle(cmd *command) {
+	cmd.clear()
+	c.mu.Lock()
+	c.keep(cmd)
+	c.mu.Unlock()
+}
+
+// keep adds a cleared command to the free list. Caller holds mu.
+func (c *TargetConn) keep(cmd *command) {
+	if c.nfree < maxFree && !c.closed {
+		cmd.next = c.free
+		c.free = cmd
+		c.nfree++
+	}
+}
+
+// clear gives everything the command holds back.
+func (cmd *command) clear() {
+	c := cmd.conn
 	cmd.task.Reset()
 	c.sess.budget.give(cmd.held)
 	bufpool.Put(cmd.buf)
@@ -98,13 +116,6 @@ func (c *TargetConn) recycle(cmd *command) {
 	cmd.want, cmd.solicit, cmd.r2tSN, cmd.r2ts = 0, 0, 0, cmd.r2ts[:0]
 	cmd.phase, cmd.unsol, cmd.unsolSN, cmd.unsolOff, cmd.received = unused, false, 0, 0, 0
 	cmd.full, cmd.later, cmd.gone, cmd.queued, cmd.lent, cmd.sent, cmd.dataSN = false, false, false, false, false, 0, 0
-	c.mu.Lock()
-	if c.nfree < maxFree && !c.closed {
-		cmd.next = c.free
-		c.free = cmd
-		c.nfree++
-	}
-	c.mu.Unlock()
 }
 
 // free reports that nothing refers to cmd any more. Caller holds mu.
@@ -191,7 +202,6 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 	cmd.phase = admitting
 	c.tasks[cmd.itt] = cmd
 	c.mu.Unlock()
-	defer c.unpin(cmd)
 
 	short := false // of memory for its data-in
 	if n := min(t.MaxIn, maxStage); c.sess.budget.take(n) {
@@ -202,6 +212,7 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 	admitted := t.Nexus.Admit(t)
 	c.sess.order.Unlock()
 	if !admitted {
+		c.unpin(cmd)
 		c.putStage(stage)
 		return
 	}
@@ -212,6 +223,9 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 	default:
 		short = !c.takeBuffer(cmd, data, stage)
 	}
+	if lend {
+		t.Loans = c
+	}
 	c.mu.Lock()
 	cmd.received = len(data)
 	cmd.solicit = len(data)
@@ -220,22 +234,23 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 	}
 	cmd.phase = gathering
 	cmd.full = short && !unexpected
-	c.mu.Unlock()
-	switch {
-	case unexpected:
-		s := sense.UnexpectedUnsolicitedData()
-		c.fail(cmd, &s)
-	case short:
-		// Answered TASK SET FULL, not with this, unless it is aborted meanwhile.
-		s := sense.CommandAborted()
-		c.fail(cmd, &s)
-	case lend:
-		t.Loans = c
-		c.pump(cmd)
-		c.keepLoan(cmd)
-	default:
-		c.pump(cmd)
+	if !unexpected && !short {
+		c.pumpLocked(cmd)
+		if lend {
+			c.unpinLent(cmd)
+		} else {
+			c.unpin(cmd)
+		}
+		return
 	}
+	c.mu.Unlock()
+	s := sense.UnexpectedUnsolicitedData()
+	if short && !unexpected {
+		// Answered TASK SET FULL, not with this, unless it is aborted meanwhile.
+		s = sense.CommandAborted()
+	}
+	c.fail(cmd, &s)
+	c.unpin(cmd)
 }
 
 // takeBuffer gives cmd room for the data-out it wants and for all that may come
@@ -274,9 +289,9 @@ func (c *TargetConn) fail(cmd *command, s *sense.Sense) {
 	}
 }
 
-// pump runs the task when its data is complete, or asks for more of it.
-func (c *TargetConn) pump(cmd *command) {
-	c.mu.Lock()
+// pumpLocked runs the task when its data is complete, or asks for more of it. The
+// caller holds mu, which is unlocked, and a pin.
+func (c *TargetConn) pumpLocked(cmd *command) {
 	if cmd.phase == gathering && (c.closed || c.dropped.Load() || cmd.task.Aborted()) {
 		// Whoever closed or aborted it came while it was being admitted. After
 		// Drop nothing may start: another connection may have taken this one's
@@ -292,13 +307,11 @@ func (c *TargetConn) pump(cmd *command) {
 	}
 	if cmd.received >= cmd.want {
 		cmd.phase = running
-		cmd.pins++
 		c.mu.Unlock()
 		if cmd.want > 0 {
 			cmd.task.Out = cmd.buf.B[:cmd.want]
 		}
 		cmd.task.Run()
-		c.unpin(cmd)
 		return
 	}
 	var asks [maxR2Ts]outItem
@@ -419,7 +432,8 @@ func (c *TargetConn) dataOutDone(cmd *command, h *BHS, badDigest bool) {
 		s := sense.DataPhaseError()
 		c.fail(cmd, &s)
 	default:
-		c.pump(cmd)
+		c.mu.Lock()
+		c.pumpLocked(cmd)
 	}
 }
 
@@ -448,8 +462,7 @@ func (cmd *command) TaskDone(t *scsi.Task) {
 		return
 	}
 	cmd.gone, cmd.queued = true, true
-	c.mu.Unlock()
-	c.queue(outItem{kind: outStatus, cmd: cmd})
+	c.queueLocked(outItem{kind: outStatus, cmd: cmd})
 }
 
 // cdbLen is the length of a CDB by its operation code's group (SPC-4 §4.3.2).

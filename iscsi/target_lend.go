@@ -75,12 +75,17 @@ func (c *TargetConn) noLoans() {
 	c.loans.cmds, c.loans.first, c.loans.bytes = c.loans.cmds[:0], 0, 0
 }
 
-// keepLoan takes note of a command that ended with a loan. The caller holds a pin.
-func (c *TargetConn) keepLoan(cmd *command) {
+// unpinLent is unpin for a command that may have ended with a loan, of which it
+// takes note. The reader has the right to send: what is queued stays so.
+func (c *TargetConn) unpinLent(cmd *command) {
 	c.mu.Lock()
-	queued := cmd.queued // otherwise it goes with the pin, and the loan with it
+	cmd.pins--
+	free, queued := cmd.free(), cmd.queued
 	c.mu.Unlock()
-	if queued && cmd.task.Lent() {
+	switch {
+	case free:
+		c.recycle(cmd) // and the loan goes with it
+	case queued && cmd.task.Lent():
 		cmd.lent = true
 		c.loans.cmds = append(c.loans.cmds, cmd)
 		c.loans.bytes += len(cmd.task.In)

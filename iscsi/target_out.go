@@ -112,6 +112,11 @@ func (it *outItem) cost() int64 {
 // queue adds an item to what is to be sent.
 func (c *TargetConn) queue(it outItem) {
 	c.mu.Lock()
+	c.queueLocked(it)
+}
+
+// queueLocked is queue for a caller that holds mu, which is unlocked.
+func (c *TargetConn) queueLocked(it outItem) {
 	if c.closed || c.logoutSent {
 		c.mu.Unlock()
 		c.discard(&it)
@@ -239,21 +244,60 @@ func (c *TargetConn) refill() bool {
 // giveBack ends the commands whose responses the transport has taken.
 func (c *TargetConn) giveBack() {
 	x := &c.tx
-	for ; x.sentTo < x.next; x.sentTo++ {
-		it := &x.pending[x.sentTo]
-		if it.pdu != nil && it.pdu.after != nil {
-			c.Settle() // it may wait
-			it.pdu.after()
+	for x.sentTo < x.next {
+		end := x.sentTo
+		for end < x.next && (x.pending[end].pdu == nil || x.pending[end].pdu.after == nil) {
+			end++
 		}
-		if cmd := it.cmd; cmd != nil && cmd.lent {
+		c.ended(x.pending[x.sentTo:end])
+		x.sentTo = end
+		if end < x.next {
+			p := x.pending[end].pdu
+			after := p.after
+			p.after = nil
+			c.Settle() // it may wait
+			after()
+		}
+	}
+}
+
+// ended ends the commands of items that were sent, all at once: a lock costs as
+// much as a header.
+func (c *TargetConn) ended(sent []outItem) {
+	var free *command
+	c.mu.Lock()
+	for i := range sent {
+		cmd := sent[i].cmd
+		sent[i].cmd, sent[i].pdu = nil, nil
+		if cmd == nil {
+			continue
+		}
+		if cmd.lent {
 			cmd.lent = false
 			c.loans.first++
 		}
-		c.done(it)
+		cmd.queued = false // refill has taken its tag from the table
+		if cmd.free() {
+			cmd.next, free = free, cmd
+		}
+	}
+	c.mu.Unlock()
+	for cmd := free; cmd != nil; cmd = cmd.next {
+		cmd.clear() // and the loan goes with it
 	}
 	if l := &c.loans; l.first > 0 && l.first == len(l.cmds) {
 		c.noLoans()
 	}
+	if free == nil {
+		return
+	}
+	c.mu.Lock()
+	for free != nil {
+		cmd := free
+		free = cmd.next
+		c.keep(cmd)
+	}
+	c.mu.Unlock()
 }
 
 // discard drops an item that will never be sent.
