@@ -119,6 +119,20 @@ func TestPublicPackagesNeedOnlyTheStandardLibrary(t *testing.T) {
 	}
 }
 
+// What needs a dynamic loader is in the plugins' processes; the main binary is
+// static and stays so.
+func TestMainBinaryHasNoPlugins(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "blockgate/cmd/blockgate").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range strings.FieldsSeq(string(out)) {
+		if strings.HasPrefix(pkg, "github.com/ebitengine/") || strings.HasPrefix(pkg, "blockgate/cmd/blockgate-") {
+			t.Errorf("cmd/blockgate needs %s", pkg)
+		}
+	}
+}
+
 func TestNoExitBelowMain(t *testing.T) {
 	eachGoFile(t, func(path, text string) {
 		// An example is short, and may say so in a helper.
