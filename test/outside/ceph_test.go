@@ -1,0 +1,430 @@
+package outside
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"blockgate/backing"
+	"blockgate/backing/plugin"
+	"blockgate/backing/storetest"
+	"blockgate/iscsi/initiator"
+)
+
+// ceph is a cluster of one monitor and one OSD on loopback, with a pool "rbd".
+type ceph struct {
+	t         *testing.T // whose cluster it is
+	dir, conf string
+	osd       *process
+}
+
+const cephConf = `[global]
+fsid = 3b1a62a4-9a0f-4a55-8f7c-6f0b1d8f2c11
+mon_host = [v2:127.0.0.1:33300,v1:127.0.0.1:36789]
+public_addr = 127.0.0.1
+cluster_addr = 127.0.0.1
+auth_cluster_required = none
+auth_service_required = none
+auth_client_required = none
+run_dir = DIR/run
+admin_socket = DIR/run/$cluster-$name.$pid.asok
+pid_file = DIR/run/$name.pid
+log_file = DIR/log/$name.log
+keyring = DIR/keyring
+osd_pool_default_size = 1
+osd_pool_default_min_size = 1
+osd_pool_default_pg_num = 8
+osd_pool_default_pg_autoscale_mode = off
+osd_crush_chooseleaf_type = 0
+osd_heartbeat_grace = 4
+mon_allow_pool_size_one = true
+mon_allow_pool_delete = true
+mon_warn_on_pool_no_redundancy = false
+mon_data_avail_warn = 2
+mon_data_avail_crit = 1
+crush_location = root=default host=h
+rbd_default_order = 20
+[mon]
+mon_data = DIR/mon
+mon_initial_members = a
+[osd]
+osd_data = DIR/osd
+osd_objectstore = STORE
+osd_class_update_on_start = false
+bluestore_block_size = 4294967296
+bluestore_block_create = true
+memstore_device_bytes = 4294967296
+osd_memory_target = 939524096
+`
+
+// newCeph starts a cluster, or skips the test where Ceph is not to be had. The OSD
+// keeps its data in memory ("memstore") or so that it survives its kill
+// ("bluestore").
+func newCeph(t *testing.T, store string) *ceph {
+	t.Helper()
+	needsAll(t)
+	for _, tool := range []string{"ceph-mon", "ceph-osd", "ceph", "rbd"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not there: test/packages.sh ceph installs it", tool)
+		}
+	}
+	dir, err := os.MkdirTemp("", "ceph") // short: sockets are in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	c := &ceph{t: t, dir: dir, conf: filepath.Join(dir, "ceph.conf")}
+	for _, d := range []string{"mon", "osd", "run", "log"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(c.conf, []byte(strings.NewReplacer("DIR", dir, "STORE", store).Replace(cephConf)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	keyring, monmap := filepath.Join(dir, "keyring"), filepath.Join(dir, "monmap")
+	ok(t, time.Minute, "ceph-authtool", "--create-keyring", keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
+	ok(t, time.Minute, "ceph-authtool", keyring, "--gen-key", "-n", "client.admin", "--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *")
+	ok(t, time.Minute, "monmaptool", "--create", "--fsid", "3b1a62a4-9a0f-4a55-8f7c-6f0b1d8f2c11",
+		"--addv", "a", "[v2:127.0.0.1:33300,v1:127.0.0.1:36789]", monmap)
+	ok(t, time.Minute, "ceph-mon", "-c", c.conf, "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
+	b, err := os.ReadFile(keyring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "mon", "keyring"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spawn(t, nil, "ceph-mon", "-f", "-c", c.conf, "-i", "a", "--public-addr", "127.0.0.1")
+	id := strings.TrimSpace(c.ceph(t, "osd", "create", "7d3f4f9e-6a52-4dc5-9b6a-0c3b3bb1f0aa"))
+	if id != "0" {
+		t.Fatalf("the OSD is number %s", id)
+	}
+	ok(t, time.Minute, "ceph-osd", "-c", c.conf, "-i", "0", "--mkfs", "--osd-uuid", "7d3f4f9e-6a52-4dc5-9b6a-0c3b3bb1f0aa")
+	c.startOSD(t)
+	c.ceph(t, "osd", "pool", "create", "rbd", "8")
+	c.ceph(t, "osd", "pool", "application", "enable", "rbd", "rbd")
+	return c
+}
+
+// startOSD starts the OSD and waits until the monitor has it up.
+func (c *ceph) startOSD(t *testing.T) {
+	t.Helper()
+	c.osd = spawn(c.t, nil, "ceph-osd", "-f", "-c", c.conf, "-i", "0")
+	eventually(t, time.Minute, "the OSD is up", func() bool {
+		return strings.Contains(c.ceph(t, "osd", "stat", "-f", "json"), `"num_up_osds":1`)
+	})
+}
+
+func (c *ceph) ceph(t *testing.T, args ...string) string {
+	t.Helper()
+	return ok(t, time.Minute, "ceph", append([]string{"-c", c.conf}, args...)...)
+}
+
+func (c *ceph) rbd(t *testing.T, args ...string) string {
+	t.Helper()
+	return ok(t, time.Minute, "rbd", append([]string{"-c", c.conf}, args...)...)
+}
+
+// url names an image to us.
+func (c *ceph) url(image string) string { return "rbd:" + c.location(image) }
+
+func (c *ceph) location(image string) string { return "rbd/" + image + "?conf=" + c.conf }
+
+// open opens an image without a gateway.
+func (c *ceph) open(t *testing.T, location string, o backing.OpenOptions) (*plugin.Store, error) {
+	t.Helper()
+	return plugin.Open(t.Context(), plugin.Config{Name: "rbd", Path: filepath.Join(bindir, "blockgate-rbd")}, location, o)
+}
+
+func (c *ceph) mustOpen(t *testing.T, location string, o backing.OpenOptions) *plugin.Store {
+	t.Helper()
+	s, err := c.open(t, location, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// plugins are the processes that a process has started.
+func plugins(t *testing.T, parent int) []int {
+	t.Helper()
+	var pids []int
+	for _, path := range must(filepath.Glob("/proc/[0-9]*/stat")) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		head, rest, _ := strings.Cut(string(b), " (")
+		name, rest, _ := strings.Cut(rest, ") ")
+		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(parent) && strings.HasPrefix(name, "blockgate-") && f[0] != "Z" {
+			pid, _ := strconv.Atoi(head)
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// What the engine promises as a store, on a real cluster.
+func TestRBDStore(t *testing.T) {
+	c := newCeph(t, "memstore")
+	n := 0
+	storetest.Run(t, func(t *testing.T) backing.Store {
+		n++
+		return c.mustOpen(t, c.location(fmt.Sprintf("store%d", n)), backing.OpenOptions{Create: true, CreateSize: storetest.Size, Exclusive: true})
+	})
+	t.Run("Locks", func(t *testing.T) { cephLocks(t, c) })
+}
+
+// Two gateways want one image. The second is told who has it; told to take it, it
+// fences the first one off; one that was killed is not waited for.
+func cephLocks(t *testing.T, c *ceph) {
+	ctx := t.Context()
+	c.rbd(t, "create", "locked", "--size", "64M")
+	exclusive := backing.OpenOptions{Exclusive: true}
+	a := c.mustOpen(t, c.location("locked"), exclusive)
+	defer a.Close()
+	first := a.PID()
+	if err := a.WriteAt(ctx, []byte("first"), 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.open(t, c.location("locked"), exclusive)
+	if !errors.Is(err, backing.ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("blockgate on host %s, process %d", must(os.Hostname()), first)) {
+		t.Errorf("a second gateway: %v; want busy, and by whom", err)
+	}
+	b := c.mustOpen(t, c.location("locked")+"&steal=yes", exclusive)
+	second := b.PID()
+	if err := b.WriteAt(ctx, []byte("second"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(c.ceph(t, "osd", "blocklist", "ls"), "127.0.0.1") {
+		t.Error("the first one is not on the blocklist")
+	}
+	if err := a.WriteAt(ctx, []byte("third"), 0); !errors.Is(err, backing.ErrFailed) {
+		t.Errorf("the fenced gateway wrote: %v", err)
+	}
+	eventually(t, 20*time.Second, "the fenced store has failed", func() bool { return a.Health().State == backing.Failed })
+	if r := a.Health().Reason; !strings.Contains(r, "fenced by ") || !strings.Contains(r, fmt.Sprintf("process %d", second)) {
+		t.Errorf("reason %q; want who has fenced it", r)
+	}
+	if a.PID() != 0 {
+		t.Error("the fenced process is still there")
+	}
+	got := make([]byte, 6)
+	if err := b.ReadAt(ctx, got, 0); err != nil || string(got) != "second" {
+		t.Errorf("%q, %v", got, err)
+	}
+
+	// Killed, it comes back by itself, with a new client of the cluster.
+	began := time.Now()
+	syscall.Kill(b.PID(), syscall.SIGKILL)
+	if err := b.WriteAt(ctx, []byte("fourth"), 0); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 20*time.Second || b.PID() == second {
+		t.Errorf("process %d became %d in %v", second, b.PID(), took)
+	}
+	figure(t, "rbd: a write over the kill -9 of the plugin: %v", time.Since(began).Round(time.Millisecond))
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	// Given back in order it is free.
+	d := c.mustOpen(t, c.location("locked"), exclusive)
+	if err := d.ReadAt(ctx, got, 0); err != nil || string(got) != "fourth" {
+		t.Errorf("%q, %v", got, err)
+	}
+	d.Close()
+}
+
+// A gateway on RBD, with tools of others: what QEMU does to disks, libiscsi's
+// tests, sizes and snapshots, tgt's command line.
+func TestRBDGateway(t *testing.T) {
+	c := newCeph(t, "memstore")
+	t.Run("QEMU", func(t *testing.T) {
+		qemuChecks(t, serve(t, c.url("qemu"), "--size", "128M"), true)
+	})
+	t.Run("Conformance", func(t *testing.T) {
+		e := serve(t, c.url("cu"), "--size", "1G")
+		conform(t, e.process, "rbd", e.url, "SCSI.*")
+	})
+	t.Run("Changes", func(t *testing.T) { cephChanges(t, c) })
+	t.Run("Tgt", func(t *testing.T) { cephTgt(t, c) })
+}
+
+// A load is written and read back through a gateway while the plugin and the OSD
+// are killed and come back.
+func TestRBDKills(t *testing.T) {
+	c := newCeph(t, "bluestore")
+	e := serve(t, c.url("load"), "--size", "64M")
+	session, err := initiator.Dial(t.Context(), initiator.Config{Addrs: []string{e.addr()}, TargetName: e.iqn()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	disk, err := session.Unit(0).OpenDisk(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var work sync.WaitGroup
+	var done atomic.Int64
+	var slowest atomic.Int64
+	const workers, blocks = 8, 256
+	for w := range workers {
+		work.Go(func() {
+			rng := rand.New(rand.NewPCG(7, uint64(w)))
+			versions := make([]uint64, blocks)
+			p, want := make([]byte, crashBlock), make([]byte, crashBlock)
+			for ctx.Err() == nil {
+				n := rng.IntN(blocks)
+				block := n*workers + w
+				off := int64(block) * crashBlock
+				began := time.Now()
+				if rng.IntN(2) == 0 || versions[n] == 0 {
+					versions[n]++
+					stamp(p, block, versions[n])
+					if err := disk.WriteAt(context.Background(), p, off); err != nil {
+						t.Errorf("write of block %d: %v", block, err)
+						return
+					}
+				} else {
+					stamp(want, block, versions[n])
+					if err := disk.ReadAt(context.Background(), p, off); err != nil {
+						t.Errorf("read of block %d: %v", block, err)
+						return
+					}
+					if !bytes.Equal(p, want) {
+						t.Errorf("block %d is not version %d", block, versions[n])
+						return
+					}
+				}
+				slowest.Store(max(slowest.Load(), int64(time.Since(began))))
+				done.Add(1)
+			}
+			for n, v := range versions {
+				block := n*workers + w
+				if v == 0 {
+					continue
+				}
+				stamp(want, block, v)
+				if err := disk.ReadAt(context.Background(), p, int64(block)*crashBlock); err != nil || !bytes.Equal(p, want) {
+					t.Errorf("in the end block %d is not version %d (%v)", block, v, err)
+					return
+				}
+			}
+		})
+	}
+	more := func(what string) {
+		t.Helper()
+		want := done.Load() + 300
+		eventually(t, 2*time.Minute, what, func() bool { return done.Load() >= want || t.Failed() })
+	}
+	more("load")
+	for range 3 {
+		pids := plugins(t, e.pid())
+		if len(pids) != 1 {
+			t.Fatalf("plugin processes: %v", pids)
+		}
+		syscall.Kill(pids[0], syscall.SIGKILL)
+		more("load after the plugin was killed")
+	}
+	c.osd.kill()
+	c.startOSD(t)
+	more("load after the OSD was killed")
+	c.osd.kill()
+	syscall.Kill(plugins(t, e.pid())[0], syscall.SIGKILL)
+	c.startOSD(t)
+	more("load after both were killed")
+	cancel()
+	work.Wait()
+	if !t.Failed() {
+		figure(t, "rbd: %d verified I/Os over 4 kills of the plugin and 2 of the OSD: no error, the slowest took %v",
+			done.Load(), time.Duration(slowest.Load()).Round(time.Millisecond))
+	}
+}
+
+// cephChanges: what is changed by Ceph's tools is seen by us, and the reverse.
+func cephChanges(t *testing.T, c *ceph) {
+	d := newDaemon(t)
+	d.start(t, "--listen", "127.0.0.1:0")
+	d.cli(t, "volume", "create", "v", c.url("changes"), "--size", "64M")
+	d.cli(t, "target", "create", crashIQN, "--volume", "v", "--allow", "all")
+	url := fmt.Sprintf("iscsi://%s/%s/0", d.portal(t), crashIQN)
+	size := func(want string) {
+		t.Helper()
+		eventually(t, 30*time.Second, "READ CAPACITY tells "+want, func() bool {
+			return strings.Contains(run(t, 20*time.Second, "iscsi-readcapacity16", url).stdout, "Total size:"+want)
+		})
+	}
+	size("67108864")
+	c.rbd(t, "resize", "changes", "--size", "96M")
+	size("100663296")
+	qemuIO(t, url, "write -P 0x5a 95M 64k", "read -P 0x5a 95M 64k")
+	d.cli(t, "volume", "resize", "v", "128M")
+	size("134217728")
+	if info := c.rbd(t, "info", "changes"); !strings.Contains(info, "128 MiB") {
+		t.Errorf("the cluster has:\n%s", info)
+	}
+
+	d.cli(t, "snapshot", "create", "v", "before")
+	if l := c.rbd(t, "snap", "ls", "changes"); !strings.Contains(l, "before") {
+		t.Errorf("the cluster has the snapshots:\n%s", l)
+	}
+	qemuIO(t, url, "write -P 0x77 95M 64k")
+	d.cli(t, "volume", "clone", "v@before", "copy")
+	d.cli(t, "lun", "add", crashIQN, "copy", "--number", "1")
+	clone := strings.TrimSuffix(url, "0") + "1"
+	qemuIO(t, clone, "read -P 0x5a 95M 64k", "write -P 0x11 95M 64k", "read -P 0x11 95M 64k")
+	qemuIO(t, url, "read -P 0x77 95M 64k")
+	// A snapshot by itself is a disk that cannot be written.
+	e := serve(t, c.url("changes@before"), "--read-only")
+	if out := ok(t, time.Minute, "qemu-io", "-r", "-f", "raw", "-c", "read -P 0x5a 95M 64k", e.url); strings.Contains(out, "Pattern verification failed") {
+		t.Errorf("the snapshot does not hold what it was taken of:\n%s", out)
+	}
+	e.kill()
+	d.cli(t, "target", "delete", crashIQN, "--force")
+	d.cli(t, "volume", "delete", "copy")
+	c.rbd(t, "rm", "copy")
+	d.cli(t, "snapshot", "delete", "v", "before")
+	if l := c.rbd(t, "snap", "ls", "changes"); strings.Contains(l, "before") {
+		t.Errorf("the cluster has the snapshots:\n%s", l)
+	}
+}
+
+// tgt's own words for an RBD image.
+func cephTgt(t *testing.T, c *ceph) {
+	c.rbd(t, "create", "tgt", "--size", "64M")
+	g := newTgt(t)
+	g.start(t)
+	g.adm(t, "--op", "new", "--mode", "target", "--tid", "1", "-T", tgtIQN)
+	g.adm(t, "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "--bstype", "rbd", "--backing-store", "tgt",
+		"--bsopts", "conf="+c.conf+";id=admin;cluster=ceph")
+	g.adm(t, "--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
+	qemuIO(t, g.url(1), "write -P 0x42 1M 1M", "flush", "read -P 0x42 1M 1M")
+	back := filepath.Join(t.TempDir(), "back")
+	g.adm(t, "--op", "delete", "--mode", "logicalunit", "--tid", "1", "--lun", "1")
+	c.rbd(t, "export", "tgt", back)
+	if b := must(os.ReadFile(back)); len(b) != 64<<20 || b[1<<20] != 0x42 || b[2<<20-1] != 0x42 || b[2<<20] != 0 {
+		t.Error("the cluster does not have what was written")
+	}
+}
