@@ -193,9 +193,22 @@ func (s *Store) Close() error {
 	if s.owner && lost == "" {
 		s.lib.LockRelease(s.image)
 	}
-	s.release()
+	// What follows only lets go. It waits for every client that watches the image,
+	// also for one that has died, and this process ends anyway.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.release()
+	}()
+	select {
+	case <-done:
+	case <-time.After(releaseTime):
+	}
 	return err
 }
+
+// releaseTime is how long the library may take to let go of an image.
+const releaseTime = 2 * time.Second
 
 // Info tells what the image is.
 func (s *Store) Info() backing.Info {
