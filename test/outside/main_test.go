@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -49,16 +50,33 @@ func buildBinary(dir string) error {
 			return err
 		}
 	} else {
-		cmd := exec.Command("go", "build", "-trimpath", "-o", blockgate, "blockgate/cmd/blockgate")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build: %w\n%s", err, out)
+		if err := build(blockgate, "blockgate/cmd/blockgate"); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"blockgate-rbd", "blockgate-gluster"} {
+		if err := build(filepath.Join(dir, name), "blockgate/cmd/"+name); err != nil {
+			return err
+		}
+		// A binary that was named does not look here.
+		variable := strings.ToUpper(strings.ReplaceAll(strings.Replace(name, "-", "_PLUGIN_", 1), "-", "_"))
+		if err := os.Setenv(variable, filepath.Join(dir, name)); err != nil {
+			return err
 		}
 	}
 	for _, name := range []string{"tgtd", "tgtadm", "tgt-admin", "tgt-setup-lun", "tgtimg"} {
 		if err := os.Symlink("blockgate", filepath.Join(dir, name)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func build(path, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-o", path, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return nil
 }
