@@ -93,16 +93,29 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
+// lentNothing has a store's calls and no loans, so that units and bare stores do
+// the same work.
+type lentNothing struct{ backing.Store }
+
+func (lentNothing) Prompt() bool { return true }
+
 func BenchmarkMachine(b *testing.B) {
-	u, err := scsi.NewUnit(scsi.UnitConfig{Store: openFile(b, 4<<20), WriteCache: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	dev := scsi.NewDevice(scsi.DeviceConfig{})
-	dev.SetUnit(0, u)
-	run := steady(b, &UnitExport{Device: dev}, nbd.Structured, nbd.CmdRead, 4096, 32)
-	b.ReportAllocs()
-	for b.Loop() {
-		run()
+	for name, store := range map[string]backing.Store{"ram": lentNothing{openRAM(b, 4<<20)}, "file": openFile(b, 4<<20)} {
+		u, err := scsi.NewUnit(scsi.UnitConfig{Store: store, WriteCache: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		dev := scsi.NewDevice(scsi.DeviceConfig{})
+		dev.SetUnit(0, u)
+		for what, e := range map[string]Export{"unit": &UnitExport{Device: dev}, "store": ForStore(store, StoreOptions{})} {
+			b.Run(name+"/"+what, func(b *testing.B) {
+				run := steady(b, e, nbd.Structured, nbd.CmdRead, 4096, 32)
+				b.ReportAllocs()
+				for b.Loop() {
+					run()
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/32, "ns/request")
+			})
+		}
 	}
 }

@@ -127,7 +127,7 @@ type Request struct {
 	// answered: the client has its reply, and the request only waits for its end.
 	// reply: it is that reply of another request.
 	answered, reply bool
-	next    *Request
+	next            *Request
 }
 
 // Loans is the server's side of loans. Settle ends every loan that the connection

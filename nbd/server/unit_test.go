@@ -122,7 +122,7 @@ func TestUnit(t *testing.T) {
 	}
 }
 
-func openRAM(t *testing.T, size int64) backing.Store {
+func openRAM(t testing.TB, size int64) backing.Store {
 	t.Helper()
 	s, err := ram.New(size)
 	if err != nil {
