@@ -102,6 +102,11 @@ func (a *app) sessionCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if a.output == "table" && target == "" {
+				if n, err := c.NBDClients(ctx); err == nil && len(n) > 0 {
+					defer a.note("and %d NBD clients: blockgate nbd clients", len(n))
+				}
+			}
 			return a.answer(l, func() *table {
 				t := &table{head: []string{"ID", "INITIATOR", "FROM", "TARGET", "SINCE", "COMMANDS", "READ", "WRITTEN"}}
 				for _, s := range l {
