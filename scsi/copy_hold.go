@@ -150,6 +150,10 @@ type copyHold struct {
 	held bool
 }
 
+// Answer implements Answerer: when a store keeps a piece, it is the copy that the
+// initiator waits for.
+func (h *copyHold) Answer(*Task, Status, []byte) { h.op.t.giveUp() }
+
 // TaskDone ends the hold for the task set.
 func (h *copyHold) TaskDone(*Task) { close(h.done) }
 
@@ -269,6 +273,7 @@ func (h *copyHold) release() *copyFault {
 	}
 	if h.held {
 		h.finish()
+		<-h.done // Answer may be at the copy's own task
 	}
 	if f.status == Good {
 		return nil

@@ -59,6 +59,7 @@ func beginCopy(t *Task, id uint32, keep bool) *copyOp {
 		return nil
 	}
 	u.lendWorkers(1)
+	t.delegate()
 	op.watch()
 	return op
 }

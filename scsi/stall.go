@@ -165,6 +165,29 @@ func (u *Unit) armLocked() {
 	}
 }
 
+// delegate says that a running task does not wait for the store itself from now on:
+// others do so for it, and are looked after.
+func (t *Task) delegate() {
+	u := t.unit
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if t.set.inside {
+		t.set.inside = false
+		u.stall.inside--
+	}
+}
+
+// giveUp ends the wait for a running task that others wait for the store for.
+func (t *Task) giveUp() {
+	u := t.unit
+	u.mu.Lock()
+	answer := t.phase() == phaseRunning && u.giveUpLocked(t)
+	u.mu.Unlock()
+	if answer {
+		t.answer()
+	}
+}
+
 // waited is how long the task has waited, at least.
 func (w *stallWatch) waited(t *Task) time.Duration { return w.clock - t.set.began - w.step }
 

@@ -584,3 +584,66 @@ func TestStallEndsOnce(t *testing.T) {
 		})
 	}
 }
+
+// A third-party copy whose store keeps a piece is answered like a command that the
+// store keeps, by the policy of the store's unit; one that only takes long is not.
+func TestStallOfACopy(t *testing.T) {
+	policy := func(u *scsi.Unit) {
+		err := u.Update(func(c *scsi.UnitConfig) { c.Stall = scsi.StallPolicy{Action: scsi.StallFail, After: 8 * time.Second} })
+		if err != nil {
+			panic(err)
+		}
+	}
+	for _, inSource := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &slowCopy{src: newGatedStore(1 << 20), dst: newGatedStore(1 << 20)}
+			s.copyRig = newCopyRig(t, s.src, s.dst, newGatedStore(4096))
+			for _, u := range s.units[:2] {
+				policy(u)
+			}
+			s.h = s.login("a").on(2)
+			stuck, unit := s.src, s.units[0]
+			if !inSource {
+				stuck, unit = s.dst, s.units[1]
+			}
+			release := stuck.hold(8 * 512)
+			list := copyList(1, [][]byte{cscdNAA(0, 512), cscdNAA(1, 512)},
+				[][]byte{b2b(0, 1, 8, 0, 0), b2b(0, 1, 8, 8, 8), b2b(0, 1, 8, 16, 16)})
+			p := s.h.startAnswered(copyOut(0x00, 0, len(list)), list)
+			time.Sleep(12 * time.Second)
+			synctest.Wait()
+			if p.got() != "b/08/01" || p.finished() {
+				t.Fatalf("answered %q, finished: %v", p.got(), p.finished())
+			}
+			if h := unit.Health(); h.State != scsi.HealthStalled {
+				t.Errorf("the unit of the store is %v", h.State)
+			}
+			if h := s.units[2].Health(); h.State != scsi.HealthOK {
+				t.Errorf("the unit that has the command is %v: %s", h.State, h.Reason)
+			}
+			release()
+			synctest.Wait()
+			if !p.finished() || !p.Aborted() {
+				t.Error("the copy did not end silently")
+			}
+			if s.dst.data[16*512] != 0 {
+				t.Error("it went on")
+			}
+
+			var pieces [][]byte
+			for i := range uint64(6) {
+				time.AfterFunc(time.Duration(i+1)*5*time.Second, stuck.hold(int64(i)*8*512))
+				pieces = append(pieces, b2b(0, 1, 8, i*8, i*8))
+			}
+			list = copyList(1, [][]byte{cscdNAA(0, 512), cscdNAA(1, 512)}, pieces)
+			long := s.h.startAnswered(copyOut(0x00, 0, len(list)), list)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if long.got() != "" || !long.finished() {
+				t.Fatalf("a long copy was answered %q", long.got())
+			}
+			s.h.expect("a long copy", long.pending, "good")
+			s.close()
+		})
+	}
+}
