@@ -18,12 +18,19 @@ func (a *admin) system() error {
 	case opShow:
 		return a.showSystem()
 	case opUpdate:
-		return a.changeSystem(func(s *state.System) error { return setSystem(s, a.name, a.value) })
+		err := a.changeSystem(func(s *state.System) error { return setSystem(s, a.name, a.value) })
+		if err == nil && a.name == "iSNS" && a.value == "On" {
+			a.note(noISNS)
+		}
+		return err
 	case opStat:
 		return a.stat(func(statRow) bool { return true }, "")
 	}
 	return a.stop()
 }
+
+// noISNS is said to those who turn iSNS on.
+const noISNS = "iSNS=On has no effect: targets are not registered with iSNS servers; initiators find them by SendTargets"
 
 // setSystem does one "system update". Names and values match in case, as in tgt.
 func setSystem(s *state.System, name, value string) error {
@@ -55,11 +62,19 @@ func setSystem(s *state.System, name, value string) error {
 			return refuse("iSNSServerPort=%q is not a port", value)
 		}
 		return keep(strconv.FormatUint(n, 10))
-	case "iSNS", "iSNSAccessControl":
+	case "iSNS":
+		// On is taken, and said to have no effect: tgt-admin would make no target at
+		// all if its first command failed. The listing goes on saying Off.
+		if value == "On" || value == "Off" {
+			return nil
+		}
+		return refuse("iSNS is On or Off, not %q", value)
+	case "iSNSAccessControl":
 		if value == "Off" {
 			return nil
 		}
-		return refuse("%s=%s: targets are not registered with iSNS servers, nor is access asked for there", name, value)
+		// Without it, initiators would come in that are kept out now.
+		return refuse("%s=%s: iSNS servers are not asked who has access; the targets' own rules are what counts", name, value)
 	}
 	return refuse("there is no system setting %q", name)
 }

@@ -379,6 +379,8 @@ func (m *manager) globals() error {
 				return m.failed(line, err)
 			}
 			m.warn("%s: %s", p.Pos, first(f.detail, f.message)) // targets are served all the same
+		} else if p.Name == "iSNS" && p.Value == "On" {
+			m.warn("%s: %s", p.Pos, noISNS)
 		}
 	}
 	for _, u := range []struct {

@@ -443,3 +443,19 @@ func TestSetupLUN(t *testing.T) {
 		t.Errorf("%d, %q, %q", rc, out, stderr)
 	}
 }
+
+// TestISNS: what cannot be had of iSNS keeps no target away.
+func TestISNS(t *testing.T) {
+	w := newWorld(t)
+	conf := w.conf("iSNSAccessControl On\niSNSServerIP 10.0.0.9\niSNS On\n<target iqn.2024-01.com.example:x>\n</target>\n")
+	out, stderr, rc := w.admin("-e", "-c", conf)
+	if rc != 0 || out != "" || !strings.Contains(stderr, "targets.conf:1: iSNSAccessControl=On: ") || !strings.Contains(stderr, "targets.conf:3: iSNS=On has no effect") {
+		t.Errorf("%d, %q, %q", rc, out, stderr)
+	}
+	if shown := w.must("--op show --mode target"); !strings.Contains(shown, ":x\n") {
+		t.Errorf("listing:\n%s", shown)
+	}
+	if shown := w.must("--op show --mode sys"); !strings.Contains(shown, "iSNS=Off\n    iSNSServerIP=10.0.0.9\n") {
+		t.Errorf("listing:\n%s", shown)
+	}
+}
