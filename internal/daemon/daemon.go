@@ -79,8 +79,9 @@ type Daemon struct {
 	attempts   map[string]*attempt
 	portals    map[string]*state.Error
 	nbdPortals map[string]*state.Error
-	runtime    map[string]bool // bound addresses of Config.Portals, and of NBDPortals behind "nbd "
+	runtime    map[string]bool // bound addresses of Config.Portals
 	bound      []gateway.PortalInfo
+	runtimeNBD map[string]state.NBDPortal // by bound address
 	boundNBD   []gateway.NBDPortalInfo
 }
 
@@ -104,7 +105,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 		cfg: cfg, log: cfg.Logger, started: time.Now(), stopping: make(chan struct{}),
 		redirects: newRedirector(),
 		failed:    make(chan struct{}, 1), attempts: map[string]*attempt{},
-		volumes: map[string]*state.Error{}, portals: map[string]*state.Error{}, nbdPortals: map[string]*state.Error{}, runtime: map[string]bool{},
+		volumes: map[string]*state.Error{}, portals: map[string]*state.Error{}, nbdPortals: map[string]*state.Error{}, runtimeNBD: map[string]state.NBDPortal{}, runtime: map[string]bool{},
 	}
 	if err := d.start(ctx); err != nil {
 		d.end(func() error { return d.closeGateway() })
@@ -150,7 +151,7 @@ func (d *Daemon) start(ctx context.Context) error {
 		d.mu.Unlock()
 		d.log.Info("listening", "portal", info.Bound)
 	}
-	if err := d.startRuntimeNBD(ctx); err != nil {
+	if err := d.ListenNBD(ctx, d.cfg.NBDPortals); err != nil {
 		return err
 	}
 	if sock != nil {

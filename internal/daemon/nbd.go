@@ -103,15 +103,16 @@ func (d *Daemon) loadNBD(ctx context.Context) {
 	}
 }
 
-// startRuntimeNBD listens on the addresses of Config.NBDPortals.
-func (d *Daemon) startRuntimeNBD(ctx context.Context) error {
-	for _, p := range d.cfg.NBDPortals {
+// ListenNBD serves NBD on addresses for this start, as those of Config.NBDPortals.
+func (d *Daemon) ListenNBD(ctx context.Context, portals []state.NBDPortal) error {
+	for _, p := range portals {
 		info, err := d.startNBDPortal(ctx, p)
 		if err != nil {
+			d.note(d.nbdPortals, p.Address, nil)
 			return err
 		}
 		d.mu.Lock()
-		d.runtime["nbd "+info.Bound] = true
+		d.runtimeNBD[info.Bound] = p
 		d.boundNBD = append(d.boundNBD, info)
 		d.mu.Unlock()
 		d.log.Info("listening", "nbd", info.Bound)
@@ -119,7 +120,7 @@ func (d *Daemon) startRuntimeNBD(ctx context.Context) error {
 	return nil
 }
 
-// BoundNBD are the portals of Config.NBDPortals, in that order, as they are bound.
+// BoundNBD are the portals for this start, as they are bound.
 func (d *Daemon) BoundNBD() []gateway.NBDPortalInfo {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -316,18 +317,13 @@ func (d *Daemon) NBDPortals(context.Context) []v1.NBDPortal {
 	out := []v1.NBDPortal{}
 	for _, i := range d.gw.NBDPortals() {
 		d.mu.RLock()
-		given := d.runtime["nbd "+i.Bound]
+		given, runtime := d.runtimeNBD[i.Bound]
 		d.mu.RUnlock()
-		if !given {
+		if !runtime {
 			running[i.Address] = i
 			continue
 		}
-		p := v1.NBDPortal{NBDPortal: state.NBDPortal{Address: i.Address}, State: v1.Online, Bound: i.Bound, Runtime: true}
-		for _, c := range d.cfg.NBDPortals {
-			if c.Address == i.Address {
-				p.NBDPortal = c
-			}
-		}
+		p := v1.NBDPortal{NBDPortal: given, State: v1.Online, Bound: i.Bound, Runtime: true}
 		if i.Err != nil {
 			p.State, p.Error = v1.Failed, i.Err.Error()
 		}
