@@ -62,6 +62,8 @@ func run(ctx context.Context, args []string) error {
 			return limitServer(ctx, args[1:])
 		case "limit-load":
 			return limitLoad(ctx, args[1:])
+		case "nbd-load":
+			return nbdLoad(ctx, args[1:])
 		}
 	}
 	inside := len(args) > 0 && args[0] == insideArgument

@@ -38,6 +38,8 @@ var targets = []target{
 	{Name: ourRAM, About: "blockgate serve, a RAM store", start: startBlockgate(ourRAM), load: iscsiLoad},
 	{Name: otherFile, About: "the binary of -other, the same file", asked: true, start: startBlockgate(otherFile), load: iscsiLoad},
 	{Name: otherRAM, About: "the binary of -other, a RAM store", asked: true, start: startBlockgate(otherRAM), load: iscsiLoad},
+	{Name: nbdOurs, About: "blockgate serve --nbd, the same file", asked: true, start: startBlockgateNBD, load: nbdLoadOf("")},
+	{Name: nbdkit, About: "nbdkit file, the same file over NBD", asked: true, needs: []string{"nbdkit"}, start: startNbdkit, load: nbdLoadOf("")},
 	{Name: limitFile, About: "no protocol, pread and pwrite of the same file", start: startLimit(limit.File), load: limitLoadCommand},
 	{Name: limitMemory, About: "no protocol, the same file mapped", start: startLimit(limit.Memory), load: limitLoadCommand},
 }

@@ -123,4 +123,7 @@ var goals = []goal{
 	{"4k-randread-q32", ourRAM, []string{limitMemory}, "IOPS", 0.5},
 	{"4k-randread-4x16", ourRAM, []string{limitMemory}, "IOPS", 0.5},
 	{"4k-randread-q32", ourRAM, nil, "CPU", 4},
+	{"4k-randread-q32", nbdOurs, []string{nbdkit}, "IOPS", 2},
+	{"4k-randread-q1", nbdOurs, []string{nbdkit}, "IOPS", 1.2},
+	{"1m-read-q8", nbdOurs, []string{nbdkit}, "IOPS", 1.2},
 }
