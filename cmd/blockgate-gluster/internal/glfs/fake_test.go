@@ -87,6 +87,8 @@ func (v *fakeVolume) Create(path string, flags int, _ uint32) (file, error) {
 func (v *fakeVolume) Volfile() ([]byte, error) { return []byte(v.volfile), nil }
 
 func (v *fakeVolume) Meta(name string) (string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if s, ok := v.meta[name]; ok {
 		return s, nil
 	}

@@ -85,6 +85,10 @@ func open(ctx context.Context, attach func() (volume, error), l Location, o Opti
 	s.watching.Add(2)
 	go s.watch()
 	go s.tend()
+	if len(s.replicates) > 0 {
+		s.watching.Add(1)
+		go s.watchReplicas()
+	}
 	return s, nil
 }
 
@@ -119,6 +123,11 @@ func (s *Store) checkVolume() error {
 		return fmt.Errorf("read the description of the volume: %w", err)
 	}
 	s.shards = slices.ContainsFunc(all, func(t translator) bool { return t.kind == "features/shard" })
+	for _, t := range all {
+		if t.kind == "cluster/replicate" {
+			s.replicates = append(s.replicates, t.name)
+		}
+	}
 	if s.loc.WriteBehind == Accept {
 		return nil
 	}

@@ -150,6 +150,8 @@ func (s *Store) once(ctx context.Context, modify bool, fn func(context.Context, 
 		if err := s.settle(ctx); err != nil {
 			return err
 		}
+		s.writing.RLock()
+		defer s.writing.RUnlock()
 	}
 	h := s.acquire()
 	if h.suspect.Load() {
@@ -163,6 +165,11 @@ func (s *Store) once(ctx context.Context, modify bool, fn func(context.Context, 
 		s.release(h)
 		return errSilent
 	}
+	return s.callOn(ctx, h, modify, fn)
+}
+
+// callOn calls fn and releases the handle.
+func (s *Store) callOn(ctx context.Context, h *handle, modify bool, fn func(context.Context, file) error) error {
 	err := fn(ctx, h.f)
 	var u *gfapi.Unanswered
 	if errors.As(err, &u) {

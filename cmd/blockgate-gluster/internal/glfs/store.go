@@ -28,13 +28,14 @@ import (
 // or the stall limit is over. After that one the bricks may still carry it out, so
 // what modifies next waits until that is known to be past.
 type Store struct {
-	loc    Location
-	opt    Options
-	stall  time.Duration
-	vol    volume
-	caps   backing.Caps
-	shards bool // the volume divides files
-	size   atomic.Int64
+	loc        Location
+	opt        Options
+	stall      time.Duration
+	vol        volume
+	caps       backing.Caps
+	shards     bool     // the volume divides files
+	replicates []string // the volume's translators that replicate
+	size       atomic.Int64
 
 	life     context.Context // ends with Close
 	end      context.CancelFunc
@@ -42,10 +43,11 @@ type Store struct {
 	closed   bool
 	watching sync.WaitGroup
 
-	reach  reach
-	health health
-	flush  flusher
-	failed atomic.Pointer[failure]
+	writing sync.RWMutex // held for reading by what modifies
+	reach   reach
+	health  health
+	flush   flusher
+	failed  atomic.Pointer[failure]
 
 	mu  sync.Mutex
 	cur *handle
@@ -58,7 +60,7 @@ type failure struct{ err error }
 func (s *Store) Info() backing.Info {
 	i := backing.Info{
 		Engine: "gluster", Location: s.loc.String(), ReadOnly: s.opt.ReadOnly,
-		PhysicalBlock: brickBlock, Thin: s.caps&backing.CapDiscard != 0,
+		Thin: s.caps&backing.CapDiscard != 0,
 	}
 	if i.Thin {
 		i.DiscardGranularity = brickBlock
