@@ -55,7 +55,7 @@ func childrenUp(private string) string {
 	var up strings.Builder
 	for line := range strings.Lines(private) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " = ")
-		if !strings.HasPrefix(key, "child_up[") {
+		if !strings.HasPrefix(key, "child_up[") || !strings.HasSuffix(key, "]") {
 			continue
 		}
 		if value == "1" {
