@@ -7,15 +7,15 @@
 set -u
 declare -A PKGS=(
     # gcc and libc6-dev: the race detector; kmod, cpio, xz-utils: to build the guest; genisoimage: its CD
-    [test]="tgt libiscsi-bin qemu-utils qemu-block-extra tshark qemu-system-x86 kmod cpio xz-utils genisoimage gcc libc6-dev"
+    [test]="tgt libiscsi-bin qemu-utils qemu-block-extra tshark qemu-system-x86 kmod cpio xz-utils genisoimage nbdkit libnbd-bin gcc libc6-dev"
     [bench]="tgt istgt iproute2 strace"
-    [judge]="libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients ceph-mon ceph-osd ceph-common librbd1"
+    [judge]="libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients ceph-mon ceph-osd ceph-common librbd1 glusterfs-server glusterfs-client libgfapi0"
 )
 # What must be callable, or there, afterwards.
 declare -A CMDS=(
-    [test]="tgtadm tgt-admin iscsi-ls iscsi-inq iscsi-readcapacity16 iscsi-test-cu qemu-img qemu-io tshark qemu-system-x86_64 depmod cpio xz genisoimage gcc /usr/include/stdlib.h /usr/lib/*/qemu/block-iscsi.so"
+    [test]="tgtadm tgt-admin iscsi-ls iscsi-inq iscsi-readcapacity16 iscsi-test-cu qemu-img qemu-io tshark qemu-system-x86_64 depmod cpio xz genisoimage nbdkit nbdinfo nbdcopy qemu-nbd gcc /usr/include/stdlib.h /usr/lib/*/qemu/block-iscsi.so"
     [bench]="tgtd tgtadm istgt ip ss strace"
-    [judge]="libvirtd virsh setpriv ceph-mon ceph-osd ceph rbd monmaptool ceph-authtool /usr/lib/*/librbd.so.1"
+    [judge]="libvirtd virsh setpriv ceph-mon ceph-osd ceph rbd monmaptool ceph-authtool /usr/lib/*/librbd.so.1 glusterd gluster mount.glusterfs /usr/lib/*/libgfapi.so.0"
 )
 check=0
 [ "${1:-}" = --check ] && { check=1; shift; }
