@@ -21,8 +21,7 @@ func TestStore(t *testing.T) {
 		opt  backing.OpenOptions
 	}{
 		{"plain", func(*fakeVolume) {}, backing.OpenOptions{Exclusive: true}},
-		{"sync", func(*fakeVolume) {}, backing.OpenOptions{Sync: true}},
-		{"bricks that know little", func(v *fakeVolume) { v.shard, v.noHoles = true, true }, backing.OpenOptions{}},
+		{"bricks that know little", func(v *fakeVolume) { v.shard, v.noHoles = true, true }, backing.OpenOptions{Sync: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) backing.Store {
