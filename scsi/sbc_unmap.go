@@ -118,8 +118,18 @@ func unmap(t *Task) {
 		return
 	}
 	done := false
-	for ; len(descs) > 0; descs = descs[unmapDescLen:] {
+	for len(descs) > 0 {
 		lba, nblocks := unmapDesc(descs)
+		descs = descs[unmapDescLen:]
+		// A run of many descriptors is one to the store, which may be far away.
+		for len(descs) > 0 {
+			next, n := unmapDesc(descs)
+			if next != lba+nblocks {
+				break
+			}
+			nblocks += n
+			descs = descs[unmapDescLen:]
+		}
 		if nblocks == 0 {
 			continue
 		}
