@@ -261,7 +261,9 @@ func identify(u *scsi.UnitConfig) {
 // goes on; otherwise the unit, and the store if it is opened differently, is
 // replaced under its LUNs. If that fails the volume is as it was, unless the
 // old store cannot be opened again either: the error then says so and the
-// volume is pending (see AddPending). Of a pending volume the store is opened.
+// volume is pending (see AddPending). It is pending as well if the store has to be
+// opened anew and hangs, which is a *LingerError. Of a pending volume the store is
+// opened.
 func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 	v, err := g.settled(ctx, cfg.Name)
 	if err != nil {
@@ -317,6 +319,11 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 	}
 	// The same store in another way: it has to be let go first.
 	if err := g.retireWithin(ctx, &old); err != nil {
+		if linger := (*LingerError)(nil); errors.As(err, &linger) {
+			// It can be opened when the old one is closed, and nothing is served
+			// before: the old unit takes no commands any more.
+			return errors.Join(err, g.setAside(v, &old, cfg))
+		}
 		return err
 	}
 	if err := g.start(ctx, next); err != nil {

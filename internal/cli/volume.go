@@ -239,7 +239,7 @@ itself is taken over. Volumes never shrink.`,
 
 func (a *app) volumeRetry() *cobra.Command {
 	return &cobra.Command{
-		Use: "retry NAME", Short: "Try to open a failed volume again", Args: args(1, 1),
+		Use: "retry NAME", Short: "Open a failed volume again, or one whose store has failed", Args: args(1, 1),
 		Example:           examples("blockgate volume retry db", "blockgate volume retry db -o json", "blockgate volume list"),
 		ValidArgsFunction: a.complete(volumeNames),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {

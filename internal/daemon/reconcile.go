@@ -183,7 +183,12 @@ func (r *reconciler) updateVolume(ctx context.Context, old, now state.Volume) er
 	if err != nil {
 		return volumeError(now, err)
 	}
-	if err := r.gw.UpdateVolume(ctx, cfg); err != nil && !r.linger(err) {
+	err = r.gw.UpdateVolume(ctx, cfg)
+	if err != nil && r.linger(err) {
+		if i, gone := r.gw.Volume(now.Name); gone == nil && i.Pending {
+			r.note(r.volumes, now.Name, volumeError(now, err)) // it is tried again
+		}
+	} else if err != nil {
 		if i, gone := r.gw.Volume(now.Name); gone != nil || i.Pending {
 			r.note(r.volumes, now.Name, volumeError(now, err))
 		}

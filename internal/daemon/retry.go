@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/state"
 )
 
@@ -151,6 +152,23 @@ func (d *Daemon) openPending(ctx context.Context, name string) *state.Error {
 	d.note(d.volumes, name, nil)
 	d.checkSize(ctx, v.Value)
 	return nil
+}
+
+// reopen opens the store of a volume anew that says that it has failed for good.
+// What does not work at once is tried again.
+func (d *Daemon) reopen(ctx context.Context, v v1.Volume) (v1.Volume, error) {
+	d.log.Info("volume is opened anew", "volume", v.Name, "because", v.Status.Health.Reason)
+	if err := d.gw.ReopenVolume(ctx, v.Name); err != nil {
+		e := volumeError(v.Volume, err)
+		if i, err := d.gw.Volume(v.Name); err == nil && i.Pending {
+			d.note(d.volumes, v.Name, e)
+		}
+		return v, e
+	}
+	if s, ok := d.st.Snapshot().Volume(v.Name); ok {
+		d.checkSize(ctx, s.Value)
+	}
+	return d.Volume(ctx, v.Name)
 }
 
 // wakeRetries makes keepTrying look again.

@@ -142,6 +142,9 @@ func (d *Daemon) ResizeVolume(ctx context.Context, name string, size int64) (v1.
 // RetryVolume implements api.Service.
 func (d *Daemon) RetryVolume(ctx context.Context, name string) (v1.Volume, error) {
 	v, err := d.Volume(ctx, name)
+	if err == nil && v.Status.State != v1.Failed && v.Status.Health != nil && v.Status.Health.State == scsi.HealthFailed.String() {
+		return d.reopen(context.WithoutCancel(ctx), v)
+	}
 	if err != nil || v.Status.State != v1.Failed {
 		return v, err
 	}
