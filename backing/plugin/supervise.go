@@ -104,6 +104,14 @@ func (s *Store) restart(last *process) *process {
 		p, err := s.startProcess(ctx, true)
 		close(unhook)
 		cancel()
+		s.mu.Lock()
+		data := s.data
+		s.mu.Unlock()
+		if err == nil && data != nil && p.latest().Size < data.Size() {
+			p.kill()
+			s.fail(fmt.Sprintf("the store has %d bytes now, and had %d", p.latest().Size, data.Size()))
+			return nil
+		}
 		if err == nil {
 			s.log.Info("plugin started again", "pid", p.cmd.Process.Pid)
 			s.publish(p)
