@@ -268,6 +268,7 @@ func TestRBDGateway(t *testing.T) {
 	})
 	t.Run("Changes", func(t *testing.T) { cephChanges(t, c) })
 	t.Run("Tgt", func(t *testing.T) { cephTgt(t, c) })
+	t.Run("Taken", func(t *testing.T) { cephTaken(t, c) })
 }
 
 // A load is written and read back through a gateway while the plugin and the OSD
@@ -426,5 +427,65 @@ func cephTgt(t *testing.T, c *ceph) {
 	c.rbd(t, "export", "tgt", back)
 	if b := must(os.ReadFile(back)); len(b) != 64<<20 || b[1<<20] != 0x42 || b[2<<20-1] != 0x42 || b[2<<20] != 0 {
 		t.Error("the cluster does not have what was written")
+	}
+}
+
+// A volume that another gateway has taken fails, and is there again when it is
+// opened again; a gateway that was killed has its volume back at once.
+func cephTaken(t *testing.T, c *ceph) {
+	d := newDaemon(t)
+	port := freePort(t)
+	d.start(t, "--listen", "127.0.0.1:"+port)
+	d.cli(t, "volume", "create", "v", c.url("taken"), "--size", "64M")
+	d.cli(t, "target", "create", crashIQN, "--volume", "v", "--allow", "all")
+	url := fmt.Sprintf("iscsi://127.0.0.1:%s/%s/0", port, crashIQN)
+	qemuIO(t, url, "write -P 0x01 1M 64k")
+
+	d.kill()
+	began := time.Now()
+	d.start(t, "--listen", "127.0.0.1:"+port)
+	qemuIO(t, url, "read -P 0x01 1M 64k", "write -P 0x02 1M 64k")
+	figure(t, "rbd: back and written to %v after kill -9 of the gateway", time.Since(began).Round(time.Millisecond))
+
+	thief := c.mustOpen(t, c.location("taken")+"&steal=yes", backing.OpenOptions{Exclusive: true})
+	if err := thief.WriteAt(t.Context(), bytes.Repeat([]byte{3}, 64<<10), 2<<20); err != nil {
+		t.Error(err)
+	}
+	run(t, 20*time.Second, "qemu-io", "-f", "raw", "-c", "write -P 0x04 2M 64k", url) // has to fail, which shows below
+	eventually(t, 20*time.Second, "the volume has failed, and says by whom", func() bool {
+		return strings.Contains(d.cli(t, "volume", "show", "v", "-o", "json"), fmt.Sprintf("process %d", thief.PID()))
+	})
+	if err := thief.Close(); err != nil {
+		t.Error(err)
+	}
+	d.cli(t, "volume", "retry", "v")
+	qemuIO(t, url, "read -P 0x02 1M 64k", "read -P 0x03 2M 64k", "write -P 0x05 3M 64k", "read -P 0x05 3M 64k")
+}
+
+// With a limit commands fail when the OSD is away for longer; nothing that was
+// given up is done later, and the volume serves again when the OSD is back.
+func TestRBDStallLimit(t *testing.T) {
+	c := newCeph(t, "bluestore")
+	const limit = 3 * time.Second
+	s := c.mustOpen(t, c.location("limit"), backing.OpenOptions{Create: true, CreateSize: 64 << 20, Exclusive: true, Stall: limit})
+	defer s.Close()
+	ctx := t.Context()
+	block := func(b byte) []byte { return bytes.Repeat([]byte{b}, 4096) }
+	if err := s.WriteAt(ctx, block(1), 0); err != nil {
+		t.Fatal(err)
+	}
+	first := s.PID()
+	c.osd.kill()
+	began := time.Now()
+	err := s.WriteAt(ctx, block(2), 0)
+	if took := time.Since(began); err == nil || took > limit+3*time.Second {
+		t.Errorf("write without an OSD: %v after %v", err, took)
+	}
+	eventually(t, 20*time.Second, "the process that had the write has ended", func() bool { return s.PID() != first })
+	c.startOSD(t)
+	eventually(t, time.Minute, "writes are done again", func() bool { return s.WriteAt(ctx, block(3), 0) == nil })
+	got := make([]byte, 4096)
+	if err := s.ReadAt(ctx, got, 0); err != nil || !bytes.Equal(got, block(3)) {
+		t.Errorf("%v, %d", err, got[0])
 	}
 }
