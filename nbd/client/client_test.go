@@ -101,6 +101,12 @@ func TestCrashLosesNothing(t *testing.T) {
 				case 2:
 					copy(want[off:], fill(n, byte(i)))
 					err = c.WriteAt(t.Context(), want[off:][:n], base+off, nbd.FlagFUA)
+				case 3:
+					// Given up at some time, and written once more.
+					ctx, cancel := context.WithCancel(t.Context())
+					go cancel()
+					_ = c.WriteAt(ctx, fill(n, 0xee), base+off, 0)
+					fallthrough
 				default:
 					copy(want[off:], fill(n, byte(i)))
 					err = c.WriteAt(t.Context(), want[off:][:n], base+off, 0)
@@ -263,6 +269,49 @@ func TestAbandonedWrite(t *testing.T) {
 		if !bytes.Equal(got, fill(n, 2)) {
 			t.Error("an abandoned write came after a later one")
 		}
+	}
+}
+
+// What was sent on a lost connection may be done late; it must not come after what
+// is written later.
+func TestLateWrite(t *testing.T) {
+	srv := start(t, modern)
+	cfg := quick(srv)
+	cfg.Settle = 300 * time.Millisecond
+	c := open(t, cfg)
+	release, arrived := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	srv.SetFault(func(r nbd.Request) (f nbdfake.Fault) {
+		if r.Type == nbd.CmdWrite {
+			once.Do(func() {
+				f = nbdfake.Fault{Kind: nbdfake.Slow, Until: release}
+				close(arrived)
+			})
+		}
+		return f
+	})
+	first := make(chan error, 1)
+	go func() { first <- c.WriteAt(t.Context(), fill(1000, 1), 5000, 0) }()
+	<-arrived
+	srv.HangUp()
+	ok(t, <-first) // sent again
+	second := make(chan error, 1)
+	go func() { second <- c.WriteAt(t.Context(), fill(1000, 2), 5500, 0) }()
+	for range 50 { // others are free
+		ok(t, c.WriteAt(t.Context(), fill(1000, 3), 0, 0))
+	}
+	select {
+	case err := <-second:
+		t.Errorf("a write did not wait for one that may come late (%v)", err)
+	default:
+	}
+	close(release)
+	ok(t, <-second)
+	srv.Stop() // all that it does is done
+	got := make([]byte, 1500)
+	srv.Content(got, 5000)
+	if !bytes.Equal(got, append(fill(500, 1), fill(1000, 2)...)) {
+		t.Error("a late write came after a newer one")
 	}
 }
 
