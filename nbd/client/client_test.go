@@ -280,6 +280,8 @@ func TestLateWrite(t *testing.T) {
 	cfg.Settle = 300 * time.Millisecond
 	c := open(t, cfg)
 	release, arrived := make(chan struct{}), make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
 	var once sync.Once
 	srv.SetFault(func(r nbd.Request) (f nbdfake.Fault) {
 		if r.Type == nbd.CmdWrite {
@@ -302,10 +304,10 @@ func TestLateWrite(t *testing.T) {
 	}
 	select {
 	case err := <-second:
-		t.Errorf("a write did not wait for one that may come late (%v)", err)
+		t.Fatalf("a write did not wait for one that may come late (%v)", err)
 	default:
 	}
-	close(release)
+	free()
 	ok(t, <-second)
 	srv.Stop() // all that it does is done
 	got := make([]byte, 1500)
