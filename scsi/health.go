@@ -93,7 +93,7 @@ func (u *Unit) healthLocked() Health {
 		h.State, h.Since, h.Reason = HealthStalled, engine.Since, engine.Reason
 	case w.stalled:
 		h.State, h.Since, h.Reason = HealthStalled, w.stalledAt, "the store does not answer"
-		if t, _ := u.oldestLocked(); t != nil {
+		if t, _ := u.oldestLocked(u.stall.returned); t != nil {
 			plural := "s"
 			if h.Inside == 1 {
 				plural = ""

@@ -134,6 +134,7 @@ type stallWatch struct {
 
 	inside   int           // tasks that a worker has, or that wait for one, and held copies
 	returned time.Duration // clock when the store let one go by itself
+	asked    time.Time     // while unitRefuses is set: since then, or when one was let in last
 }
 
 // watchLocked has the task looked after from now on.
@@ -199,7 +200,8 @@ func (u *Unit) lookAtStall() {
 	w := &u.stall
 	w.clock = time.Since(w.born)
 	p := u.cfg.Load().Stall
-	if _, waited := u.oldestLocked(); waited >= p.notice() && w.clock-w.returned >= p.notice() && !u.health.stalled {
+	// What was there before the store let another go says nothing of it any more.
+	if _, waited := u.oldestLocked(w.returned); waited >= p.notice() && !u.health.stalled {
 		u.health.stalled, u.health.stalledAt = true, time.Now().Add(-waited)
 	}
 	u.refuseLocked()
@@ -224,10 +226,11 @@ func (u *Unit) lookAtStall() {
 	}
 }
 
-// oldestLocked is the task that has been in the store for longest, nil if none is.
-func (u *Unit) oldestLocked() (oldest *Task, waited time.Duration) {
+// oldestLocked is the task that has been in the store for longest, of those that
+// began not before since; nil if there is none.
+func (u *Unit) oldestLocked(since time.Duration) (oldest *Task, waited time.Duration) {
 	for t := u.head; t != nil; t = t.set.next {
-		if !t.set.inside || t.phase() != phaseRunning {
+		if !t.set.inside || t.phase() != phaseRunning || t.set.began < since {
 			continue
 		}
 		if d := u.stall.waited(t); oldest == nil || d > waited {
@@ -248,20 +251,31 @@ func (u *Unit) refuseLocked() {
 		on = u.health.stalled && time.Since(u.health.stalledAt) >= p.After ||
 			engine.State == backing.Stalled && time.Since(engine.Since) >= p.After
 	}
+	if on && u.flags.Load()&unitRefuses == 0 {
+		u.stall.asked = time.Now()
+	}
 	u.setFlag(unitRefuses, on)
 }
 
 // refuses says by what policy commands are refused while unitRefuses is set;
-// StallHold: they are not. When nothing is in the store any more, one goes in to
-// see how it is, unless the engine itself says that it does not answer.
-func (u *Unit) refuses() StallAction {
+// StallHold: they are not. Unless the engine itself says that it does not answer,
+// one goes in to see how the store is when nothing is in there any more, and one
+// in StallPolicy.After in any case: what is inside may be lost for good in a store
+// that has come back. medium says that there is one to go in.
+func (u *Unit) refuses(medium bool) StallAction {
 	stalled := u.engineHealth().State == backing.Stalled
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.stall.inside == 0 && !stalled {
+	w, p := &u.stall, u.cfg.Load().Stall
+	switch {
+	case stalled:
+	case w.inside == 0:
+		return StallHold
+	case medium && w.inside < u.mediumWork.limit/2 && time.Since(w.asked) >= p.After:
+		w.asked = time.Now()
 		return StallHold
 	}
-	return u.cfg.Load().Stall.Action
+	return p.Action
 }
 
 // refusal is the answer to a command that comes while unitRefuses is set; Good lets
@@ -270,7 +284,7 @@ func (u *Unit) refusal(row *Command) (s sense.Sense, st Status) {
 	if !row.Medium && row.Op != opTestUnitReady {
 		return s, Good
 	}
-	switch a := u.refuses(); {
+	switch a := u.refuses(row.Medium); {
 	case a == StallFail && row.Medium:
 		return sense.CommunicationTimeout(), CheckCondition
 	case a == StallFail:

@@ -130,3 +130,49 @@ func TestStallOfACopy(t *testing.T) {
 		})
 	}
 }
+
+// A call that never comes back does not keep a store for ever that is well again.
+func TestStallWithALostCall(t *testing.T) {
+	for _, policy := range []string{"fail=8s", "busy=8s"} {
+		synctest.Test(t, func(t *testing.T) {
+			r, a := stallRig(t, policy, nil)
+			release := r.store.hold(0)
+			lost := a.startAnswered(read10(0, 1), nil)
+			time.Sleep(11 * time.Second)
+			synctest.Wait()
+			refused := a.do(read10(8, 1)).outcome()
+			if refused == "good" {
+				t.Fatalf("%s: not refused", policy)
+			}
+			time.Sleep(8 * time.Second)
+			a.do(tur) // does not go in
+			a.expect("after a while", a.do(read10(8, 1)), "good")
+			a.expect("", a.do(tur), "good")
+			for range 3 { // and not only as long as there is something to do
+				time.Sleep(20 * time.Second)
+				a.expect("from then on", a.do(write10(8, 1), block(1)...), "good")
+			}
+			r.health(scsi.HealthOK)
+			release()
+			synctest.Wait()
+			if !lost.finished() {
+				t.Error("it has no end")
+			}
+		})
+	}
+}
+
+func FuzzParseStallPolicy(f *testing.F) {
+	for _, s := range []string{"", "hold", "fail=30s", "busy", "busy=1h0.5s", "fail=-1s", "fail=9223372036854775807ns"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := scsi.ParseStallPolicy(s)
+		if err != nil {
+			return
+		}
+		if again, err := scsi.ParseStallPolicy(p.String()); err != nil || again != p {
+			t.Errorf("%q is %v, which is %v (%v)", s, p, again, err)
+		}
+	})
+}

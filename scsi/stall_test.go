@@ -299,8 +299,11 @@ func TestStallBusy(t *testing.T) {
 		p := a.startAnswered(read10(0, 1), nil)
 		time.Sleep(4 * time.Second)
 		a.good(read10(8, 1)) // the store answers: no stall
-		time.Sleep(4 * time.Second)
+		time.Sleep(8 * time.Second)
 		a.good(read10(8, 1))
+		r.health(scsi.HealthOK)
+		defer r.store.hold(16 * 512)()
+		next := a.startAnswered(read10(16, 1), nil)
 		time.Sleep(8 * time.Second)
 		synctest.Wait()
 		r.health(scsi.HealthStalled)
@@ -308,7 +311,7 @@ func TestStallBusy(t *testing.T) {
 		b.expect("of another host", b.do(write10(8, 1), block(1)...), "status 08")
 		a.expect("", a.do(tur), "good")
 		time.Sleep(time.Hour)
-		if p.finished() || p.got() != "" {
+		if p.finished() || p.got() != "" || next.finished() {
 			t.Fatal("what was inside has ended")
 		}
 		release()
