@@ -331,7 +331,7 @@ func TestNoProcessAnyMore(t *testing.T) {
 
 func TestControl(t *testing.T) {
 	h := newHost(t, "ok")
-	s := h.mustOpen(t, "?grow=1&full=2")
+	s := h.mustOpen(t, "?grow=1&full=1")
 	ctx := t.Context()
 	sizes := make(chan int64, 8)
 	stop := s.Notify(func(c backing.Change) {
@@ -388,6 +388,18 @@ func TestControl(t *testing.T) {
 	}
 	if err := s.DeleteSnapshot(ctx, "a"); !errors.Is(err, backing.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+func TestInfoIsPlausible(t *testing.T) {
+	h := newHost(t, "ok")
+	i := h.mustOpen(t, "?info=bad").Info()
+	if len(i.Location) > 4096 {
+		t.Errorf("a location of %d bytes", len(i.Location))
+	}
+	i.Location = ""
+	if want := (backing.Info{Engine: "toy"}); i != want {
+		t.Errorf("%+v, want %+v", i, want)
 	}
 }
 

@@ -60,7 +60,7 @@ func Open(ctx context.Context, cfg Config, location string, o backing.OpenOption
 	if err != nil {
 		return nil, err
 	}
-	s.info, s.caps, s.durable, s.library = p.answer.Info, control.CapsOf(p.answer.Caps)&carried, p.answer.Durable, p.answer.Library
+	s.info, s.caps, s.durable, s.library = plausible(p.answer.Info, cfg.Name), control.CapsOf(p.answer.Caps)&carried, p.answer.Durable, p.answer.Library
 	if !s.durable {
 		// A write that is repeated after a crash would undo it.
 		s.caps &^= backing.CapCompareAndWrite
@@ -89,6 +89,23 @@ func Open(ctx context.Context, cfg Config, location string, o backing.OpenOption
 // carried are the capabilities that reach through to a plugin.
 const carried = backing.CapDiscard | backing.CapWriteZeroes | backing.CapExtents | backing.CapWriteFUA |
 	backing.CapResize | backing.CapRefresh | backing.CapUsage | backing.CapCompareAndWrite | backing.CapSnapshot
+
+// plausible is what of a plugin's words makes sense: they come from another process.
+func plausible(i backing.Info, engine string) backing.Info {
+	i.Engine = engine
+	if b := i.PhysicalBlock; b < 512 || b > 1<<20 || b&(b-1) != 0 {
+		i.PhysicalBlock = 0
+	}
+	for _, n := range []*int{&i.OptimalIO, &i.DiscardGranularity, &i.DiscardAlignment} {
+		if *n < 0 || *n > 1<<30 {
+			*n = 0
+		}
+	}
+	for _, text := range []*string{&i.Location, &i.LockedBy} {
+		*text = (*text)[:min(len(*text), maxLine)]
+	}
+	return i
+}
 
 // byData are the capabilities that NBD has words for.
 const byData = backing.CapDiscard | backing.CapWriteZeroes | backing.CapExtents | backing.CapWriteFUA

@@ -79,7 +79,8 @@ func toyMain(kind string) int {
 
 // toy is a file. Its location is the file's path with what goes wrong:
 // ?crash=N&stop=N&fence=N&restart=N&grow=N at the N-th write of the first process,
-// again=busy at the opening of the second.
+// again=busy at the opening of the second; with full=1 there is no space behind
+// what it was created with.
 type toy struct {
 	f      *os.File
 	params url.Values
@@ -131,6 +132,9 @@ func (s *toy) Capabilities() backing.Caps {
 }
 
 func (s *toy) Info() backing.Info {
+	if s.params.Get("info") == "bad" {
+		return backing.Info{Engine: "file", Location: strings.Repeat("x", 1<<20), PhysicalBlock: -7, OptimalIO: -1, DiscardGranularity: 1 << 62, DiscardAlignment: -1 << 62}
+	}
 	return backing.Info{Engine: "toy", Location: s.f.Name(), PhysicalBlock: 4096, OptimalIO: 1 << 20}
 }
 
@@ -187,7 +191,7 @@ func (s *toy) WriteAt(_ context.Context, p []byte, off int64) error {
 		select {}
 	case s.at("grow", n):
 		s.change(func() { s.f.Truncate(s.Size() + 1<<20) }, backing.SizeChanged)
-	case s.at("full", n):
+	case s.params.Get("full") != "" && off >= toySize:
 		return fmt.Errorf("toy: %w", backing.ErrNoSpace)
 	}
 	_, err := s.f.WriteAt(p, off)
