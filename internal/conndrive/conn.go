@@ -14,6 +14,8 @@ const (
 	// A transport that must be read with the buffer in hand gets a smaller one:
 	// an idle connection keeps it, and TLS gives no more than 16 KiB at once.
 	plainRead = 2 * MaxPiece
+	// Where payloads are received in place this is enough for the next headers.
+	aheadRead = 4 << 10
 )
 
 // Conn drives one connection. The zero value is not usable; see New.
@@ -108,10 +110,8 @@ func (c *Conn) read() error {
 	}
 	for {
 		if d := c.m.Direct(); d != nil {
-			// The rest of a long payload goes straight to where it belongs. All
-			// input was fed, or it would not be asked for.
-			c.in.free()
-			n, err := c.nc.Read(d)
+			// The rest of a long payload goes straight to where it belongs.
+			n, err := c.fillDirect(d)
 			if n > 0 {
 				c.m.Filled(n)
 			}

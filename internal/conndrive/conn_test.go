@@ -154,6 +154,40 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
+// TestLongPayloadsAreReceivedInPlace: after the first, next to nothing of a row of
+// long payloads goes through the buffer; and short frames behind them are read in
+// large pieces again.
+func TestLongPayloadsAreReceivedInPlace(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, network string) {
+		server, client := pair(t, network)
+		e, wait := run(t, server, nil)
+		const n, size = 50, 200 << 10
+		var b []byte
+		for range n {
+			b = append(b, frame(wayNow, payload(size))...)
+		}
+		for range 1000 {
+			b = append(b, frame(wayNow, payload(100))...)
+		}
+		go client.Write(b)
+		for i := range n + 1000 {
+			want := size
+			if i >= n {
+				want = 100
+			}
+			if got, err := readFrame(client); err != nil || !bytes.Equal(got, payload(want)) {
+				t.Fatalf("frame %d came back wrong: %v", i, err)
+			}
+		}
+		client.Close()
+		wait()
+		// A transport that is no socket is read as it comes.
+		if limit := int64(256<<10 + n*(4<<10)); (network == "tcp" || network == "unix") && e.copied.Load() > limit {
+			t.Errorf("%d bytes of %d payloads were copied, want at most %d", e.copied.Load(), n, limit)
+		}
+	})
+}
+
 // TestOthersAnswer: what others finish is sent while the reader waits for input.
 func TestOthersAnswer(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {

@@ -9,11 +9,17 @@ import (
 
 // input is the part of the stream that is read and not consumed.
 type input struct {
-	buf      *bufpool.Buf // nil: nothing is unread
-	r, w     int          // buf.B[r:w] is unread
-	readable func(fd uintptr) bool
-	n        int
-	err      error
+	buf  *bufpool.Buf // nil: nothing is unread
+	r, w int          // buf.B[r:w] is unread
+	// long says that payloads are long enough to be received in place: little is
+	// read ahead then, since what is read ahead of a payload is copied.
+	long bool
+
+	readable, direct func(fd uintptr) bool
+	dst              []byte // of direct
+	vec              pair
+	n                int
+	err              error
 }
 
 func (in *input) unread() []byte {
@@ -79,7 +85,16 @@ func (c *Conn) fillFromSocket() error {
 	if in.readable == nil {
 		in.readable = in.readNow
 	}
-	if err := c.raw.Read(in.readable); err != nil {
+	if err := in.from(c.raw, in.readable); err != nil {
+		return err
+	}
+	in.w += in.n
+	return nil
+}
+
+// from reads by one of the functions below.
+func (in *input) from(raw syscall.RawConn, read func(uintptr) bool) error {
+	if err := raw.Read(read); err != nil {
 		return err
 	}
 	if in.err != nil {
@@ -88,20 +103,67 @@ func (c *Conn) fillFromSocket() error {
 	if in.n == 0 {
 		return io.EOF
 	}
-	in.w += in.n
 	return nil
 }
 
 // readNow takes what is there. It reports false when there is nothing.
 func (in *input) readNow(fd uintptr) bool {
-	in.room(socketRead)
+	size := socketRead
+	if in.long && in.w-in.r < aheadRead/2 {
+		size = aheadRead
+	}
+	in.room(size)
+	p := in.buf.B[in.w:max(size, in.w)]
 	for {
-		n, err := syscall.Read(int(fd), in.buf.B[in.w:])
+		n, err := syscall.Read(int(fd), p)
 		if err == syscall.EINTR {
 			continue
 		}
 		if err == syscall.EAGAIN {
 			in.shrink()
+			return false
+		}
+		in.n, in.err = n, err
+		in.long = in.long && n < len(p)
+		return true
+	}
+}
+
+// fillDirect waits for input and takes what there is into dst, and a little of
+// what follows, where the next payload's header is. It returns how much of dst
+// was filled.
+func (c *Conn) fillDirect(dst []byte) (int, error) {
+	in := &c.in
+	in.long = true
+	if c.raw == nil || !canReadv {
+		// All input was fed, or it would not be asked for.
+		in.free()
+		return c.nc.Read(dst)
+	}
+	if in.direct == nil {
+		in.direct = in.readDirect
+	}
+	in.dst = dst
+	err := in.from(c.raw, in.direct)
+	in.dst = nil
+	if err != nil {
+		return 0, err
+	}
+	n := min(in.n, len(dst))
+	in.w += in.n - n
+	return n, nil
+}
+
+// readDirect is readNow for fillDirect.
+func (in *input) readDirect(fd uintptr) bool {
+	in.room(aheadRead)
+	for {
+		n, err := in.vec.readv(fd, in.dst, in.buf.B[:aheadRead])
+		if err == syscall.EINTR {
+			continue
+		}
+		if err == syscall.EAGAIN {
+			in.free()
 			return false
 		}
 		in.n, in.err = n, err

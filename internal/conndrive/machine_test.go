@@ -33,6 +33,7 @@ type echo struct {
 	batch [][]byte // right to send only
 
 	settled, progress, directs atomic.Int64
+	copied                     atomic.Int64 // bytes of long frames that came through Feed
 	inBatch                    atomic.Bool
 }
 
@@ -84,6 +85,7 @@ func (e *echo) Feed(p []byte) (n int, err error) {
 			e.got = copy(e.dst, p[headLen:])
 			m = headLen + e.got
 			e.directs.Add(1)
+			e.copied.Add(int64(e.got))
 			e.endLong()
 		} else if len(p) < m {
 			return n, nil

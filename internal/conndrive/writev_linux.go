@@ -42,3 +42,23 @@ func (v *vectors) writev(fd uintptr, bufs [][]byte) (int, error) {
 	}
 	return int(n), nil
 }
+
+// canReadv says that readv below works.
+const canReadv = true
+
+// pair is the system's form of two buffers to be read into.
+type pair [2]syscall.Iovec
+
+// readv reads what there is into a, and what is behind it into b. Neither is
+// empty.
+func (v *pair) readv(fd uintptr, a, b []byte) (int, error) {
+	v[0].Base, v[1].Base = &a[0], &b[0]
+	v[0].SetLen(len(a))
+	v[1].SetLen(len(b))
+	n, _, errno := syscall.Syscall(syscall.SYS_READV, fd, uintptr(unsafe.Pointer(&v[0])), 2)
+	*v = pair{}
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}

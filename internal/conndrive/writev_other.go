@@ -15,3 +15,10 @@ func (noVectors) Get() any { return new(vectors) }
 func (noVectors) Put(any)  {}
 
 func (*vectors) writev(uintptr, [][]byte) (int, error) { panic("not reached: canWritev is false") }
+
+const canReadv = false
+
+// pair is not used here: receiving goes through package net.
+type pair struct{}
+
+func (*pair) readv(uintptr, []byte, []byte) (int, error) { panic("not reached: canReadv is false") }
