@@ -1,5 +1,5 @@
 # Disks whose store keeps what touches 64 KiB from 32 MiB on: PORT, IQN. LUN 0 holds, LUN 1 fails
-# after 3 s, LUN 2 is busy after 1 s, LUN 3 is sound. What the kernel makes of it, and when.
+# after 5 s, LUN 2 is busy after 10 s, LUN 3 is sound. What the kernel makes of it, and when.
 . /usr/lib/guest.sh
 check "iscsid runs" start_iscsid
 check "node record" record "$PORT" "$IQN"
@@ -25,7 +25,7 @@ waits() {                # LUN SECONDS: what the kernel waits for a command
 
 timed $D1 $BAD
 same "LUN 1 fails a read" $READ failed
-check "LUN 1: after 3 s and not much more, in $TOOK s" between 3 $TOOK 12
+check "LUN 1: after 5 s and not much more, in $TOOK s" between 5 $TOOK 15
 timed $D1 $GOOD
 same "LUN 1 fails at once while its store hangs" $READ failed
 check "LUN 1: at once, in $TOOK s" between 0 $TOOK 3
@@ -44,14 +44,12 @@ DISK=$D0
 check "LUN 0 is there elsewhere" rd $GOOD 8
 check "the sound disk beside" sound
 
-waits 2 4
+# What is refused is tried again, until one is let in to see.
 dd if=$D2 of=/dev/null bs=512 skip=$BAD count=8 iflag=direct 2>/dev/null &
-sleep 3
+sleep 13
 timed $D2 $GOOD
-same "LUN 2 fails a read when the kernel gives up" $READ failed
-echo "figure busy, 4 s for a command: error after $TOOK s"
-check "LUN 2: after six times the time for a command, in $TOOK s" between 20 $TOOK 45
+same "LUN 2 is read once the store answers" $READ done
+check "LUN 2: was busy until then, $TOOK s" between 2 $TOOK 20
 check "the sound disk beside" sound
-wait
 dmesg | tail -n 25
 done_

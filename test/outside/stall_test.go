@@ -15,17 +15,17 @@ import (
 	"blockgate/scsi"
 )
 
-// stalled is a target with a disk at LUN 0 whose store keeps what touches its
-// first 64 KiB, and a sound disk at LUN 1.
+// stalled is a target with a disk at LUN 0 whose store keeps what where names, and a
+// sound disk at LUN 1.
 type stalled struct {
 	*gatewayd
 	iqn, url string
 }
 
-func newStalled(t *testing.T, policy string) *stalled {
+func newStalled(t *testing.T, policy, where string) *stalled {
 	s := &stalled{gatewayd: newDaemon(t), iqn: "iqn.2025-01.io.blockgate.test:stall"}
 	s.start(t, "--listen", "127.0.0.1:0")
-	s.cli(t, "volume", "create", "hung", "ram:512M", "--stall", policy, "--layer", "fault,rule=op=read+write range=0+64K action=stick")
+	s.cli(t, "volume", "create", "hung", "ram:512M", "--stall", policy, "--layer", "fault,rule=op=read+write "+where+" action=stick")
 	s.cli(t, "volume", "create", "sound", "ram:64M")
 	s.cli(t, "target", "create", s.iqn, "--volume", "hung", "--allow", "all")
 	s.cli(t, "lun", "add", s.iqn, "sound")
@@ -179,7 +179,7 @@ func (w *wire) neighbour() {
 // the store.
 func TestStallHold(t *testing.T) {
 	t.Parallel() // it mostly waits
-	s := newStalled(t, "hold")
+	s := newStalled(t, "hold", "range=0+64K")
 	w := s.wire(t)
 	itt := w.read(0, 0)
 	w.expect("a command of a disk that holds", w.answer(itt, 3*time.Second), "nothing")
@@ -206,7 +206,7 @@ func TestStallHold(t *testing.T) {
 // A disk that fails answers in time, and at once while the store lets nothing go.
 func TestStallFail(t *testing.T) {
 	t.Parallel() // it mostly waits
-	s := newStalled(t, "fail=1s")
+	s := newStalled(t, "fail=2s", "")
 	w := s.wire(t)
 	began := time.Now()
 	r, wr := w.read(0, 0), w.write(0, 8, make([]byte, 4096))
@@ -214,26 +214,30 @@ func TestStallFail(t *testing.T) {
 	w.expect("a read", w.answer(r, 5*time.Second), "b/08/01")
 	w.expect("a write", w.answer(wr, 5*time.Second), "b/08/01")
 	took := time.Since(began)
-	if took < time.Second || took > 4*time.Second {
+	if took < 2*time.Second || took > 6*time.Second {
 		t.Errorf("answered after %v", took)
 	}
-	figure(t, "fail=1s: answered after %v", took.Round(10*time.Millisecond))
+	figure(t, "fail=2s: answered after %v", took.Round(10*time.Millisecond))
 	if st := s.state(t); st.State != v1.Stalled || st.Health == nil || st.Health.Inside != 2 || st.Health.Reason == "" {
 		t.Errorf("state %+v", st)
 	}
 	w.neighbour()
-	began = time.Now()
-	w.expect("elsewhere on the disk", w.answer(w.read(0, 1024), 2*time.Second), "b/08/01")
 	w.expect("TEST UNIT READY", w.answer(w.send(0, make([]byte, 6), 0, 0x81, nil), 2*time.Second), "2/04/00")
-	if d := time.Since(began); d > 900*time.Millisecond {
-		t.Errorf("while the store is known to hang, answers take %v", d)
+	quickest := time.Minute
+	for range 3 { // one of them may be the one that goes to see
+		began = time.Now()
+		w.expect("elsewhere on the disk", w.answer(w.read(0, 1024), 6*time.Second), "b/08/01")
+		quickest = min(quickest, time.Since(began))
+	}
+	if quickest > 900*time.Millisecond {
+		t.Errorf("while the store is known to hang, answers take %v", quickest)
 	}
 
 	// A flood of writes as large as they may be.
 	before := rss(t, s.pid())
 	data := make([]byte, 64<<10)
 	for range 4000 {
-		if got := w.answer(w.write(0, 0, data), 5*time.Second); got != "b/08/01" {
+		if got := w.answer(w.write(0, 0, data), 8*time.Second); got != "b/08/01" {
 			t.Fatalf("in a flood of writes: %s", got)
 		}
 	}
@@ -257,17 +261,17 @@ func TestStallFail(t *testing.T) {
 // A disk that is busy says so to new commands; those inside wait.
 func TestStallBusy(t *testing.T) {
 	t.Parallel() // it mostly waits
-	s := newStalled(t, "busy=1s")
+	s := newStalled(t, "busy=4s", "")
 	w := s.wire(t)
 	itt := w.read(0, 0)
-	w.expect("what is inside", w.answer(itt, 3*time.Second), "nothing")
+	eventually(t, 20*time.Second, "the store is known to hang", func() bool { return s.state(t).State == v1.Stalled })
 	w.expect("new", w.answer(w.read(0, 1024), 2*time.Second), "busy")
 	w.expect("new write", w.answer(w.write(0, 1024, make([]byte, 512)), 2*time.Second), "busy")
 	w.expect("TEST UNIT READY", w.answer(w.send(0, make([]byte, 6), 0, 0x81, nil), 2*time.Second), "good")
 	w.neighbour()
 	// The policy changes while commands wait: what is inside gets its answer.
 	s.cli(t, "volume", "set", "hung", "--stall", "fail=500ms")
-	w.expect("what is inside, by the new policy", w.answer(itt, 5*time.Second), "b/08/01")
+	w.expect("what is inside, by the new policy", w.answer(itt, 8*time.Second), "b/08/01")
 	p := spawn(t, nil, "qemu-io", "-f", "raw", "-r", "-c", "read 1M 4k", s.url+"0")
 	p.ended(t, 20*time.Second)
 	s.cli(t, "volume", "set", "hung", "--stall", "busy=500ms")
@@ -278,7 +282,7 @@ func TestStallBusy(t *testing.T) {
 	}
 	q.kill()
 	s.cli(t, "volume", "set", "hung", "--stall", "hold")
-	w.expect("held again", w.answer(w.read(0, 1024), 5*time.Second), "good")
+	w.expect("held again", w.answer(w.read(0, 1024), 2*time.Second), "nothing")
 	s.stop(t)
 }
 
@@ -293,7 +297,7 @@ func (s *stalled) stop(t *testing.T) {
 func TestGuestStall(t *testing.T) {
 	needsAll(t)
 	h := newGuestHost(t)
-	for lun, policy := range []string{"hold", "fail=3s", "busy=1s"} {
+	for lun, policy := range []string{"hold", "fail=5s", "busy=10s"} {
 		name := fmt.Sprint("v", lun)
 		h.cli(t, "volume", "create", name, "ram:64M", "--stall", policy, "--layer", "fault,rule=op=read range=32M+64K action=stick")
 		h.cli(t, "lun", "add", guestIQN, name, "--number", fmt.Sprint(lun))
