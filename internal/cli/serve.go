@@ -70,7 +70,7 @@ in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on, with
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.size, "size", "", "create files (and sheepdog volumes) that do not exist with this size: 512M, 10G, 2T")
+	f.StringVar(&o.size, "size", "", "create files, sheepdog volumes and RBD images that do not exist with this size: 512M, 10G, 2T")
 	f.StringArrayVar(&o.listen, "listen", nil, "address to listen on (default 127.0.0.1:3260; port 0 takes a free one; repeat for more)")
 	f.StringArrayVar(&o.nbd, "nbd", nil, "serve NBD on this address (port 10809 unless it says) or unix:/path; repeat for more")
 	f.StringVar(&o.chap, "chap", "", "ask for CHAP: USER:SECRET, or USER to be asked or to take $BLOCKGATE_CHAP_SECRET")

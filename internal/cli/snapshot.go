@@ -17,9 +17,9 @@ func (a *app) snapshotCommand() *cobra.Command {
 	return noun(&cobra.Command{
 		Use: "snapshot", Short: "Snapshots: what a volume held at one moment",
 		Long: `A snapshot is what a volume held at one moment, kept by the volume's engine:
-sheepdog has them, and curve if the volume's store names its snapshot service
-(?snapshot=HOST:PORT). Writes that are under way are finished first, and new
-ones wait until it is taken. A volume can be made of it, independent of the
+sheepdog and rbd have them, and curve if the volume's store names its snapshot
+service (?snapshot=HOST:PORT). Writes that are under way are finished first, and
+new ones wait until it is taken. A volume can be made of it, independent of the
 first one (see: blockgate volume clone).`,
 		Example: examples("blockgate snapshot create db before-upgrade", "blockgate snapshot list db", "blockgate volume clone db@before-upgrade db-test"),
 	}, a.snapshotCreate(), a.snapshotList(), a.snapshotDelete())
