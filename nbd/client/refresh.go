@@ -61,6 +61,7 @@ func (c *Client) refresh(r refreshing, l *link) *link {
 		return l
 	}
 	if next != l {
+		c.cur.Store(nil) // who comes now waits for the next one
 		dctx, cancel := context.WithTimeout(c.ctx, drainTime)
 		for _, k := range l.conns {
 			k.drain(dctx)
