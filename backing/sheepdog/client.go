@@ -76,8 +76,13 @@ type client struct {
 	// attach runs on a new connection before anything else is sent on it: if it is
 	// to another gateway than before, or one was lost, as then nobody knows what
 	// has become of the sheep. Those that seem to live then may be as dead.
-	attach  func(ctx context.Context, c *conn) error
-	suspect atomic.Bool // a connection was lost since attach began
+	attach func(ctx context.Context, c *conn) error
+	// owns reports whether the VDI is ours as far as attach has found out; nil: it
+	// always is.
+	owns func() bool
+
+	losses  atomic.Uint32 // connections that have ended by themselves
+	assured atomic.Uint32 // how many of them the last attach knew of
 
 	conns []atomic.Pointer[conn]
 	turn  atomic.Uint32
@@ -184,7 +189,9 @@ func (c *client) dial(ctx context.Context) (*conn, error) {
 		if err == nil {
 			k := newConn(nc, c.gateway, c.cfg.AnswerTimeout, c.lost)
 			same := c.attached == c.gateway
-			if suspect := c.suspect.Swap(false); same && (c.attach == nil || !suspect && c.connected()) {
+			losses := c.losses.Load()
+			if same && (c.attach == nil || c.assured.Load() == losses && c.connected()) {
+				c.assured.Store(losses)
 				return k, nil
 			}
 			// The others of the pool are on the gateway before: end them, so that
@@ -197,6 +204,7 @@ func (c *client) dial(ctx context.Context) (*conn, error) {
 			}
 			if err == nil {
 				c.attached = c.gateway
+				c.assured.Store(losses)
 				return k, nil
 			}
 			k.close()
@@ -204,7 +212,6 @@ func (c *client) dial(ctx context.Context) (*conn, error) {
 				c.hangUp(nil)
 				return nil, err
 			}
-			c.suspect.Store(true)
 		}
 		last = fmt.Errorf("gateway %s: %w", g, err)
 		if ctx.Err() != nil {
@@ -214,6 +221,9 @@ func (c *client) dial(ctx context.Context) (*conn, error) {
 	}
 	return nil, last
 }
+
+// doubt reports whether a connection was lost and attach has not run since.
+func (c *client) doubt() bool { return c.assured.Load() != c.losses.Load() }
 
 func (c *client) connected() bool {
 	for i := range c.conns {
@@ -253,6 +263,7 @@ func (c *client) leaveGateway(ctx context.Context, k *conn) {
 type effort struct {
 	patient bool // the answer may take minutes
 	missing bool // that there is no such object is an answer; see missingTime
+	owned   bool // sent only while the VDI is ours: it reads or changes data, or the index
 	once    bool // never sent twice: a lost connection is errLost, a temporary result an error
 }
 
@@ -278,7 +289,7 @@ func (c *client) do(ctx context.Context, req *wire.Request, out, in []byte, e ef
 	if e.patient {
 		x.patience = 40 * ticks
 	}
-	err = c.attempt(ctx, x)
+	err = c.attempt(ctx, x, e)
 	if err != nil || passing(x.resp.Result, e) {
 		err = c.insist(ctx, x, err, e)
 	}
@@ -299,13 +310,18 @@ type unsent struct{ error }
 
 func (e unsent) Unwrap() error { return e.error }
 
-func (c *client) attempt(ctx context.Context, x *call) error {
+func (c *client) attempt(ctx context.Context, x *call, e effort) error {
 	if err := ctx.Err(); err != nil {
 		return unsent{context.Cause(ctx)}
 	}
 	k, err := c.conn(ctx)
 	if err != nil {
 		return unsent{err}
+	}
+	// With the connection at hand: should the VDI be lost while this was waited for,
+	// or tried again, the connection is one that attach has seen.
+	if e.owned && c.owns != nil && !c.owns() {
+		return unsent{errFinal{errNotOwner}}
 	}
 	if err := k.do(x); err != nil {
 		return err
@@ -360,7 +376,7 @@ func (c *client) insist(ctx context.Context, x *call, err error, e effort) error
 			}
 			t.Stop()
 			pause = min(2*pause, 32*c.cfg.Backoff)
-			err = c.attempt(ctx, x)
+			err = c.attempt(ctx, x, e)
 			c.stalled(ctx, x, err, e)
 			continue
 		}
@@ -382,10 +398,17 @@ func (c *client) stalled(ctx context.Context, x *call, err error, e effort) {
 	c.vitals.Set(backing.Stalled, err.Error())
 }
 
+// watch has lost connections made anew also while nobody asks for anything.
+func (c *client) watch(probe func(ctx context.Context) error) {
+	c.probes.Lock()
+	defer c.probes.Unlock()
+	c.probe = probe
+}
+
 // lost is told that a connection has ended by itself. Should nobody ask for
 // anything, the sheep is waited for all the same, so that Health is true.
 func (c *client) lost() {
-	c.suspect.Store(true)
+	c.losses.Add(1)
 	c.probes.Lock()
 	defer c.probes.Unlock()
 	if c.probe == nil || c.probes.over || c.probes.running {

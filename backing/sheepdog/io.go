@@ -46,13 +46,21 @@ func (s *Store) lostTo(err error) bool {
 
 // read reads within one object.
 func (s *Store) read(ctx context.Context, idx, at uint32, p []byte) error {
-	for e := (effort{missing: true}); ; {
+	for e := (effort{missing: true, owned: true}); ; {
 		v := s.vol.Load()
 		slot := uint32(0)
 		if int(idx) < len(v.slots) {
 			slot = v.slots[idx].Load()
 		}
 		if slot == 0 {
+			if s.own.locked && s.cl.doubt() {
+				// Nobody is asked for a hole, and it may not be one any more.
+				var t [8]byte
+				err := s.cl.readObject(ctx, wire.InodeOID(v.VID), t[:], wire.OffSnapCtime, effort{owned: true})
+				if err != nil {
+					return err
+				}
+			}
 			clear(p)
 			return nil
 		}
@@ -216,14 +224,14 @@ func (s *Store) overwrite(ctx context.Context, v *volume, idx, at uint32, p []by
 // certain sends a request for an object that is there, if the VDI is what we
 // believe it to be.
 func (s *Store) certain(ctx context.Context, v *volume, req *wire.Request, p []byte) error {
-	_, _, err := s.cl.do(ctx, req, p, nil, effort{missing: true})
+	_, _, err := s.cl.do(ctx, req, p, nil, effort{missing: true, owned: true})
 	if !errors.Is(err, wire.NoObject) {
 		return err
 	}
 	if err := s.cl.stillWorking(ctx, v.VID); err != nil {
 		return err
 	}
-	_, _, err = s.cl.do(ctx, req, p, nil, effort{})
+	_, _, err = s.cl.do(ctx, req, p, nil, effort{owned: true})
 	return err
 }
 
@@ -241,7 +249,7 @@ func (s *Store) createObject(ctx context.Context, v *volume, idx, at uint32, p [
 	}
 	var slot [4]byte
 	wire.PutSlot(slot[:], 0, v.VID)
-	if err := s.cl.writeInode(context.WithoutCancel(ctx), v.VID, slot[:], wire.IndexOffset(idx)); err != nil {
+	if err := s.cl.changeInode(context.WithoutCancel(ctx), v.VID, slot[:], wire.IndexOffset(idx)); err != nil {
 		return err
 	}
 	v.set(idx, v.VID)

@@ -34,10 +34,19 @@ type owner struct {
 
 	turn  chan struct{} // one element: who takes over or lets go
 	since time.Time     // guarded by turn
+	asked asked         // guarded by turn
 
 	closing atomic.Bool
 	stop    context.CancelFunc
 	poller  sync.WaitGroup
+}
+
+// asked is since when an owner has been asked to let go.
+type asked struct {
+	since time.Time
+	sheep wire.NodeID
+	mark  [16]byte // the owner's
+	asker [16]byte // who has asked, perhaps another one that waits
 }
 
 // init takes the lock if the VDI is to be had alone.
@@ -69,7 +78,7 @@ func (o *owner) init(ctx context.Context, s *Store, opt backing.OpenOptions) err
 		o.unguard()
 		return err
 	}
-	s.cl.attach = o.attach
+	s.cl.attach, s.cl.owns = o.attach, o.is
 	if s.loc.Shared {
 		pctx, stop := context.WithCancel(context.Background())
 		o.stop = stop
@@ -170,11 +179,19 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 		if !insist || time.Since(begin) > o.patience() {
 			return fmt.Errorf("%w: its sheep is %s", errNotOwner, h.sheep)
 		}
-		// Every time, as an owner that comes before us takes requests away.
-		if err := c.writeInode(ctx, vid, record(o.token, hostID()), offRequest); err != nil {
-			return err
+		// An owner takes requests away when it becomes it. One that lies there as it did
+		// at our last look, be it that of an earlier call, has been there all the time.
+		if h.asker == ([16]byte{}) {
+			if err := c.writeInode(ctx, vid, record(o.token, hostID()), offRequest); err != nil {
+				return err
+			}
+			h.asker = o.token
+			o.asked = asked{}
 		}
-		if s.loc.Fence && time.Since(begin) > c.cfg.Hold+4*c.cfg.Poll+c.cfg.AnswerTimeout {
+		if o.asked.mark != h.mark || o.asked.sheep != h.sheep || o.asked.asker != h.asker {
+			o.asked = asked{time.Now(), h.sheep, h.mark, h.asker}
+		}
+		if s.loc.Fence && time.Since(o.asked.since) > c.cfg.Hold+4*c.cfg.Poll+c.cfg.AnswerTimeout {
 			// An owner that lives would have let go by now, even if what it has
 			// under way took as long as it may.
 			if err := c.kill(ctx, h.sheep); err != nil && time.Since(begin) > o.patience() {
@@ -497,6 +514,8 @@ type holder struct {
 	sheep wire.NodeID
 	free  bool // nobody
 	gone  bool // somebody who cannot use it any more
+	mark  [16]byte
+	asker [16]byte // whose request lies beside the mark; zero: nobody's
 }
 
 // holder finds out about the owner of a VDI that is locked.
@@ -519,9 +538,14 @@ func (o *owner) holder(ctx context.Context, vid uint32) (holder, error) {
 		return h, nil
 	}
 	// The sheep lives. If the gateway was one of this host, its process may not.
-	m, err := readMark(do, vid)
-	if err != nil {
+	b := make([]byte, 2*recordSize)
+	if _, _, err := do(&wire.Request{Op: wire.OpRead, OID: wire.InodeOID(vid), Offset: offMark}, nil, b); err != nil {
 		return h, err
+	}
+	m, _ := parseRecord(b)
+	h.mark = m.token
+	if request, ok := parseRecord(b[recordSize:]); ok && request.token != m.token {
+		h.asker = request.token
 	}
 	h.gone = m.valid && (m.token == o.token || m.host == hostID() && ended(m.token))
 	return h, nil

@@ -1,6 +1,7 @@
 package sheepdog_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -215,6 +216,120 @@ func TestFence(t *testing.T) {
 		t.Errorf("wrote while %v owned it", owner)
 	}
 	expect(t, second, 8192, fill(4096, 3))
+}
+
+// TestFencedWritesStay: what an owner had under way when it was fenced is not sent
+// again when its sheep is back, as the VDI is another's.
+func TestFencedWritesStay(t *testing.T) {
+	r := tcpRig(t, 2)
+	l := r.location("disk", 0)
+	l.Shared = true
+	first, err := sheepdog.OpenAt(t.Context(), l, exclusive, quick)
+	ok(t, err)
+	defer first.Close()
+	ok(t, first.WriteAt(t.Context(), fill(mib, 1), 0))
+	l = r.location("disk", 1)
+	l.Shared, l.Fence = true, true
+	second, err := sheepdog.OpenAt(t.Context(), l, exclusive, quick)
+	ok(t, err)
+	defer second.Close()
+
+	const writes = 16
+	held := make(chan struct{}, writes)
+	data := func(q sheepfake.Request) bool {
+		return q.Sheep == r.sheep[0].ID() && q.Flags != 0 && q.Data() && !q.Inode()
+	}
+	// Its sheep takes writes and does nothing, and so it does not let go.
+	r.SetFault(func(q sheepfake.Request) sheepfake.Fault {
+		if !data(q) {
+			return sheepfake.Fault{}
+		}
+		select {
+		case held <- struct{}{}:
+		default: // sent again
+		}
+		return sheepfake.Fault{Kind: sheepfake.Swallow}
+	})
+	done := make(chan error, writes)
+	for i := range int64(writes) {
+		go func() { done <- first.WriteAt(t.Context(), fill(4096, 2), i<<14) }()
+	}
+	for range writes {
+		<-held
+	}
+	ok(t, second.WriteAt(t.Context(), fill(mib, 3), 0))
+	if owner, _ := r.Owner("disk"); owner != r.sheep[1].ID() {
+		t.Fatalf("owner %v", owner)
+	}
+	r.SetFault(func(q sheepfake.Request) sheepfake.Fault {
+		if data(q) {
+			if owner, _ := r.Owner("disk"); owner != r.sheep[0].ID() {
+				t.Errorf("the fenced gateway wrote while %v owned the VDI", owner)
+			}
+		}
+		return sheepfake.Fault{}
+	})
+	ok(t, r.sheep[0].Start())
+	for range writes {
+		ok(t, <-done) // once it has the VDI again
+	}
+	want := fill(mib, 3)
+	for i := range writes {
+		copy(want[i<<14:], fill(4096, 2))
+	}
+	expect(t, second, 0, want)
+}
+
+// TestFenceByCommandsThatGiveUp: hosts take commands back sooner than an owner may
+// be fenced. It is, when it has been asked for long enough by all of them together;
+// and one that lives is not.
+func TestFenceByCommandsThatGiveUp(t *testing.T) {
+	ctx := t.Context()
+	r := tcpRig(t, 2)
+	deaf := quick
+	deaf.Hold = time.Hour // it never lets go
+	l := r.location("disk", 0)
+	l.Shared = true
+	first, err := sheepdog.OpenAt(ctx, l, exclusive, deaf)
+	ok(t, err)
+	defer first.Close()
+	l = r.location("disk", 1)
+	l.Shared, l.Fence = true, true
+	second, err := sheepdog.OpenAt(ctx, l, exclusive, quick)
+	ok(t, err)
+	defer second.Close()
+	limit := quick.Hold + 4*quick.Poll + quick.AnswerTimeout
+	command := func() error {
+		ctx, cancel := context.WithTimeout(ctx, limit/8)
+		defer cancel()
+		return second.WriteAt(ctx, fill(4096, 2), 4096)
+	}
+	begin := time.Now()
+	tries := 1
+	for ; command() != nil; tries++ {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("the owner is not fenced")
+		}
+	}
+	if d := time.Since(begin); d < limit || tries < 3 {
+		t.Errorf("fenced after %v and %d commands, not before %v", d, tries, limit)
+	}
+	if owner, _ := r.Owner("disk"); owner != r.sheep[1].ID() {
+		t.Errorf("owner %v", owner)
+	}
+
+	// The first comes back, and takes the VDI again. That it was asked once is over.
+	ok(t, r.sheep[0].Start())
+	ok(t, second.Yield(ctx))
+	ok(t, first.WriteAt(ctx, fill(4096, 3), 8192))
+	if owner, _ := r.Owner("disk"); owner != r.sheep[0].ID() {
+		t.Fatalf("owner %v", owner)
+	}
+	begin = time.Now()
+	_ = command()
+	if owner, _ := r.Owner("disk"); owner != r.sheep[0].ID() && time.Since(begin) < limit {
+		t.Errorf("fenced at once for what it was asked before: owner %v", owner)
+	}
 }
 
 func TestYieldAndTakeOver(t *testing.T) {

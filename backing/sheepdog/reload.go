@@ -129,7 +129,7 @@ func (s *Store) repair(ctx context.Context, t *truth, v *volume) error {
 			// The first bytes are written over themselves, as a request without
 			// payload is nothing that the daemon has been seen to take.
 			var head [512]byte
-			if err := s.cl.readObject(ctx, wire.DataOID(ours, idx), head[:], 0, effort{}); err != nil {
+			if err := s.cl.readObject(ctx, wire.DataOID(ours, idx), head[:], 0, effort{owned: true}); err != nil {
 				return err
 			}
 			v.slots[idx].Store(ours) // the base of the copy

@@ -65,18 +65,14 @@ func OpenAt(ctx context.Context, l Location, o backing.OpenOptions, cfg Config) 
 	}
 	s := &Store{loc: l, readOnly: o.ReadOnly || l.Snapshot()}
 	s.cl = newClient(cfg.withDefaults(), l.Gateways, vitals.Limit(l.Timeout, o.Stall, DefaultTimeout))
-	s.cl.probe = func(ctx context.Context) error {
-		v := s.vol.Load()
-		if v == nil {
-			return nil // it is being opened
-		}
-		var t [8]byte
-		return s.cl.readInode(ctx, v.VID, t[:], wire.OffSnapCtime)
-	}
 	if err := s.open(ctx, o); err != nil {
 		s.cl.close()
 		return nil, fmt.Errorf("sheepdog %s: %w", l, storeError(err))
 	}
+	s.cl.watch(func(ctx context.Context) error {
+		var t [8]byte
+		return s.cl.readInode(ctx, s.vol.Load().VID, t[:], wire.OffSnapCtime)
+	})
 	return s, nil
 }
 

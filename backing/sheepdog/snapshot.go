@@ -68,7 +68,7 @@ func (s *Store) snapshot(ctx context.Context, tag string) (backing.Snapshot, err
 	if err != nil {
 		return backing.Snapshot{}, err
 	}
-	if err := s.cl.writeInode(ctx, v.VID, wire.PutNames("", tag)[wire.MaxNameLen:], wire.OffTag); err != nil {
+	if err := s.cl.changeInode(ctx, v.VID, wire.PutNames("", tag)[wire.MaxNameLen:], wire.OffTag); err != nil {
 		return backing.Snapshot{}, err
 	}
 	// From here on it is finished, whatever becomes of the caller.
@@ -82,7 +82,7 @@ func (s *Store) snapshot(ctx context.Context, tag string) (backing.Snapshot, err
 		}
 	}
 	if err != nil {
-		return backing.Snapshot{}, errors.Join(err, s.cl.writeInode(ctx, v.VID, make([]byte, wire.MaxTagLen), wire.OffTag))
+		return backing.Snapshot{}, errors.Join(err, s.cl.changeInode(ctx, v.VID, make([]byte, wire.MaxTagLen), wire.OffTag))
 	}
 	if err := s.follow(ctx, v); err != nil {
 		return backing.Snapshot{}, fmt.Errorf("it was taken, but the VDI's new id cannot be read: %w", err)

@@ -58,7 +58,7 @@ func (s *Store) discard(ctx context.Context, v *volume, idx uint32) error {
 }
 
 func (c *client) discard(ctx context.Context, vid, idx uint32) error {
-	_, _, err := c.do(ctx, &wire.Request{Op: wire.OpDiscard, OID: wire.DataOID(vid, idx)}, nil, nil, effort{})
+	_, _, err := c.do(ctx, &wire.Request{Op: wire.OpDiscard, OID: wire.DataOID(vid, idx)}, nil, nil, effort{owned: true})
 	return err
 }
 
@@ -172,7 +172,7 @@ func (s *Store) resize(ctx context.Context, from *volume, size int64) (again boo
 	var b [8]byte
 	wire.PutSlot(b[:], 0, uint32(size))
 	wire.PutSlot(b[:], 1, uint32(size>>32))
-	if err := s.cl.writeInode(ctx, v.VID, b[:], wire.OffVDISize); err != nil {
+	if err := s.cl.changeInode(ctx, v.VID, b[:], wire.OffVDISize); err != nil {
 		return false, err
 	}
 	s.grow(v, size)

@@ -63,9 +63,19 @@ func (c *client) readObject(ctx context.Context, oid uint64, p []byte, off uint3
 	return err
 }
 
+// writeInode writes what is not the owner's alone: marks and requests. changeInode
+// writes all else.
 func (c *client) writeInode(ctx context.Context, vid uint32, p []byte, off uint32) error {
+	return c.putInode(ctx, vid, p, off, effort{})
+}
+
+func (c *client) changeInode(ctx context.Context, vid uint32, p []byte, off uint32) error {
+	return c.putInode(ctx, vid, p, off, effort{owned: true})
+}
+
+func (c *client) putInode(ctx context.Context, vid uint32, p []byte, off uint32, e effort) error {
 	req := wire.Request{Op: wire.OpWrite, Flags: wire.FlagWrite, OID: wire.InodeOID(vid), Offset: off}
-	_, _, err := c.do(ctx, &req, p, nil, effort{})
+	_, _, err := c.do(ctx, &req, p, nil, e)
 	return err
 }
 
@@ -133,7 +143,7 @@ func (c *client) newVDI(ctx context.Context, name string, from *wire.Inode, base
 	if snapshot {
 		req.SnapID = 1
 	}
-	resp, _, err := c.do(ctx, &req, wire.PutNames(name, "")[:wire.MaxNameLen], nil, effort{patient: true, once: true})
+	resp, _, err := c.do(ctx, &req, wire.PutNames(name, "")[:wire.MaxNameLen], nil, effort{patient: true, once: true, owned: snapshot})
 	if err != nil {
 		return 0, err
 	}

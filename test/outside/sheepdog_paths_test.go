@@ -8,9 +8,12 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"blockgate/backing"
+	"blockgate/backing/sheepdog"
 	"blockgate/backing/sheepdog/sheepfake"
 	"blockgate/internal/state"
 	"blockgate/iscsi/initiator"
@@ -24,6 +27,7 @@ type paths struct {
 	use     int
 	logins  [2]*initiator.Session
 	disks   [2]*initiator.Disk
+	limit   time.Duration // of a command; Linux has 30 s
 	fails   atomic.Int64
 	changes atomic.Int64
 }
@@ -76,8 +80,10 @@ func (p *paths) do(ctx context.Context, f func(ctx context.Context, d *initiator
 	for {
 		d, path, err := p.disk(ctx)
 		if err == nil {
-			// As Linux has it, a command has 30 s.
-			cctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+			p.mu.Lock()
+			limit := p.limit
+			p.mu.Unlock()
+			cctx, cancel := context.WithTimeout(ctx, limit)
 			err = f(cctx, d)
 			cancel()
 			if err == nil {
@@ -137,100 +143,164 @@ func (k *book) check(ctx context.Context, p *paths, block int) error {
 	return err
 }
 
-// Two daemons serve one VDI as one unit. A host writes and reads back over one
-// path, over the other, and over what is left when one daemon is killed: nothing
-// acknowledged is lost, and no gateway goes by an index that the other has changed.
-func TestSheepdogTwoGateways(t *testing.T) {
-	f := newFlock(t, 2, sheepfake.Options{Locks: true, Shuffle: true, BlockShift: 20})
-	f.vdi(t, "disk", pathBlocks*pathStride)
-	unit := state.UnitParams{NAA: "6000000000000000000000000000a11a", Serial: "one-disk"}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
+// pair is two daemons that serve one VDI as one unit, each through a sheep of its
+// own, and a host under load.
+type pair struct {
+	*flock
+	daemons [2]*gatewayd
+	listen  [2]string
+	host    *paths
+	book    book
+	errs    chan error
+	stop    chan struct{}
+	users   sync.WaitGroup
+}
 
-	host := new(paths)
-	daemons := make([]*gatewayd, 2)
-	listen := make([]string, 2)
-	for i := range daemons {
+// newPair has the daemons reach the VDI "disk" by stores, and starts the load.
+func newPair(ctx context.Context, t *testing.T, f *flock, stores [2]string) *pair {
+	t.Helper()
+	p := &pair{flock: f, host: &paths{limit: 30 * time.Second}, errs: make(chan error, pathUsers), stop: make(chan struct{})}
+	unit := state.UnitParams{NAA: "6000000000000000000000000000a11a", Serial: "one-disk"}
+	for i, store := range stores {
 		d := newDaemon(t)
-		listen[i] = "127.0.0.1:" + freePort(t)
+		p.daemons[i], p.listen[i] = d, "127.0.0.1:"+freePort(t)
 		iqn := fmt.Sprintf("iqn.2025-01.io.blockgate.test:gateway%d", i)
-		d.start(t, "--listen", listen[i])
-		if _, err := d.api.CreateVolume(ctx, state.Volume{Name: "disk", URL: "sheepdog:unix:" + f.sockets[i] + ":disk?shared=yes", Unit: unit}); err != nil {
+		d.start(t, "--listen", p.listen[i])
+		if _, err := d.api.CreateVolume(ctx, state.Volume{Name: "disk", URL: "sheepdog:" + store, Unit: unit}); err != nil {
 			t.Fatal(err)
 		}
 		d.cli(t, "target", "create", iqn, "--volume", "disk", "--allow", "all")
-		host.cfgs = append(host.cfgs, initiator.Config{Addrs: []string{listen[i]}, TargetName: iqn, LoginTimeout: 10 * time.Second})
-		daemons[i] = d
+		p.host.cfgs = append(p.host.cfgs, initiator.Config{Addrs: []string{p.listen[i]}, TargetName: iqn, LoginTimeout: 10 * time.Second, AbortTimeout: time.Second})
 	}
-
-	var k book
-	stop := make(chan struct{})
-	var users sync.WaitGroup
-	errs := make(chan error, pathUsers)
 	for u := range pathUsers {
 		rng := rand.New(rand.NewPCG(1, uint64(u)))
-		users.Go(func() {
+		p.users.Go(func() {
 			for {
 				select {
-				case <-stop:
+				case <-p.stop:
 					return
 				default:
 				}
 				block := rng.IntN(pathBlocks/pathUsers)*pathUsers + u
-				err := k.write(ctx, host, block)
+				err := p.book.write(ctx, p.host, block)
 				if err == nil {
-					k.writes.Add(1)
-					err = k.check(ctx, host, rng.IntN(pathBlocks/pathUsers)*pathUsers+u)
+					p.book.writes.Add(1)
+					err = p.book.check(ctx, p.host, rng.IntN(pathBlocks/pathUsers)*pathUsers+u)
 				}
 				if err != nil {
-					errs <- err
+					p.errs <- err
 					return
 				}
 			}
 		})
 	}
-	owned := func(by int) func() bool {
-		return func() bool { owner, held := f.Owner("disk"); return held && owner == f.sheep[by].ID() }
-	}
-	// settle waits until a gateway has the VDI, and then for some load on it.
-	settle := func(by int) {
-		t.Helper()
-		eventually(t, time.Minute, fmt.Sprintf("gateway %d owns the VDI", by), owned(by))
-		more := k.writes.Load() + 500
-		eventually(t, time.Minute, "the host writes", func() bool { return k.writes.Load() > more || len(errs) > 0 })
-	}
-	settle(0)
-	host.turn()
-	settle(1)
-	if v, err := daemons[0].api.Volume(ctx, "disk"); err != nil || v.Status.LockedBy == "this gateway" {
-		t.Errorf("the first gateway thinks that the VDI is locked by %q, %v", v.Status.LockedBy, err)
-	}
-	// A snapshot through the owner, under load.
-	daemons[1].cli(t, "snapshot", "create", "disk", "under-load")
-	host.turn()
-	settle(0)
-	// Its daemon is killed: the host finds that out by itself.
-	daemons[0].kill()
-	settle(1)
-	daemons[0].start(t, "--listen", listen[0])
-	// And now the other one, which has it.
-	daemons[1].kill()
-	settle(0)
-	close(stop)
-	users.Wait()
+	return p
+}
+
+// settle waits until a gateway has the VDI, and then for some load on it.
+func (p *pair) settle(t *testing.T, by int) {
+	t.Helper()
+	eventually(t, 90*time.Second, fmt.Sprintf("gateway %d owns the VDI", by), func() bool {
+		owner, held := p.Owner("disk")
+		return held && owner == p.sheep[by].ID() || len(p.errs) > 0
+	})
+	more := p.book.writes.Load() + 500
+	eventually(t, time.Minute, "the host writes", func() bool { return p.book.writes.Load() > more || len(p.errs) > 0 })
 	select {
-	case err := <-errs:
+	case err := <-p.errs:
+		t.Fatal(err)
+	default:
+	}
+}
+
+// finish ends the load and reads everything.
+func (p *pair) finish(ctx context.Context, t *testing.T, least int64) {
+	t.Helper()
+	close(p.stop)
+	p.users.Wait()
+	select {
+	case err := <-p.errs:
 		t.Fatal(err)
 	default:
 	}
 	for b := range pathBlocks {
-		if err := k.check(ctx, host, b); err != nil {
+		if err := p.book.check(ctx, p.host, b); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n := k.writes.Load()
-	figure(t, "two gateways on one VDI: %d writes verified, %d changes of the path, %d commands repeated", n, host.changes.Load(), host.fails.Load())
-	if n < 2500 || host.fails.Load() == 0 {
-		t.Errorf("%d writes and %d commands that were repeated are no load", n, host.fails.Load())
+	n, fails := p.book.writes.Load(), p.host.fails.Load()
+	figure(t, "two gateways on one VDI: %d writes verified, %d changes of the path, %d commands repeated", n, p.host.changes.Load(), fails)
+	if n < least || fails == 0 {
+		t.Errorf("%d writes and %d commands that were repeated are no load", n, fails)
 	}
+}
+
+// A host writes and reads back over one path, over the other, and over what is left
+// when one daemon is killed: nothing acknowledged is lost, and no gateway goes by an
+// index that the other has changed.
+func TestSheepdogTwoGateways(t *testing.T) {
+	f := newFlock(t, 2, sheepfake.Options{Locks: true, Shuffle: true, BlockShift: 20})
+	f.vdi(t, "disk", pathBlocks*pathStride)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	p := newPair(ctx, t, f, [2]string{"unix:" + f.sockets[0] + ":disk?shared=yes", "unix:" + f.sockets[1] + ":disk?shared=yes"})
+	p.settle(t, 0)
+	p.host.turn()
+	p.settle(t, 1)
+	if v, err := p.daemons[0].api.Volume(ctx, "disk"); err != nil || v.Status.LockedBy == "this gateway" {
+		t.Errorf("the first gateway thinks that the VDI is locked by %q, %v", v.Status.LockedBy, err)
+	}
+	// A snapshot through the owner, under load.
+	p.daemons[1].cli(t, "snapshot", "create", "disk", "under-load")
+	p.host.turn()
+	p.settle(t, 0)
+	// Its daemon is killed: the host finds that out by itself.
+	p.daemons[0].kill()
+	p.settle(t, 1)
+	p.daemons[0].start(t, "--listen", p.listen[0])
+	// And now the other one, which has it.
+	p.daemons[1].kill()
+	p.settle(t, 0)
+	p.finish(ctx, t, 2500)
+}
+
+// The daemon that owns the VDI stops without ending, in the middle of writes, and goes
+// on when the other one has fenced it: what it has left must not come any more.
+func TestSheepdogFence(t *testing.T) {
+	needsAll(t)
+	f := newFlock(t, 0, sheepfake.Options{Locks: true, Shuffle: true, BlockShift: 20})
+	var stores [2]string
+	for i := range stores {
+		s, err := f.Start("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, address := s.Addr()
+		f.sheep = append(f.sheep, s)
+		stores[i] = "tcp:" + address + ":disk?shared=yes&fence=yes"
+	}
+	v, err := sheepdog.Open(t.Context(), stores[0][:len(stores[0])-len("?shared=yes&fence=yes")], backing.OpenOptions{Create: true, CreateSize: pathBlocks * pathStride})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	p := newPair(ctx, t, f, stores)
+	p.settle(t, 0)
+	p.host.mu.Lock()
+	p.host.limit = 5 * time.Second
+	p.host.mu.Unlock()
+	if err := syscall.Kill(p.daemons[0].pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	p.settle(t, 1)
+	if err := syscall.Kill(p.daemons[0].pid(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	p.settle(t, 1)
+	if _, err := p.daemons[0].api.Volume(ctx, "disk"); err != nil {
+		t.Errorf("the daemon that was stopped does not answer: %v", err)
+	}
+	p.finish(ctx, t, 1000)
 }
