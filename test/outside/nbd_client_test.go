@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -201,10 +202,15 @@ func TestNBDServerKilled(t *testing.T) {
 			for round := range rounds {
 				enough := writes.Load() + 300
 				eventually(t, 90*time.Second, "enough writes", func() bool { return writes.Load() >= enough || t.Failed() })
+				if round%2 == 1 { // it hangs first
+					syscall.Kill(-s.pid(), syscall.SIGSTOP)
+					since := time.Now()
+					eventually(t, 10*time.Second, "time", func() bool { return time.Since(since) > 500*time.Millisecond })
+				}
 				s.kill()
-				if round%2 == 1 { // gone for a while
-					lost := time.Now()
-					eventually(t, 10*time.Second, "time", func() bool { return time.Since(lost) > 700*time.Millisecond })
+				if round%4 == 2 { // and is gone for a while
+					since := time.Now()
+					eventually(t, 10*time.Second, "time", func() bool { return time.Since(since) > 700*time.Millisecond })
 				}
 				s.start(t)
 			}
