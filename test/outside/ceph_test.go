@@ -193,6 +193,100 @@ func TestRBDStore(t *testing.T) {
 		return c.mustOpen(t, c.location(fmt.Sprintf("store%d", n)), backing.OpenOptions{Create: true, CreateSize: storetest.Size, Exclusive: true})
 	})
 	t.Run("Locks", func(t *testing.T) { cephLocks(t, c) })
+	t.Run("Options", func(t *testing.T) { cephOptions(t, c) })
+}
+
+// What a location may say: name spaces, images without locks, the cache.
+func cephOptions(t *testing.T, c *ceph) {
+	ctx := t.Context()
+	o := backing.OpenOptions{Create: true, CreateSize: 8 << 20, Exclusive: true}
+	block := bytes.Repeat([]byte{0x3c}, 4096)
+	got := make([]byte, len(block))
+	holds := func(s backing.Store, off int64) {
+		t.Helper()
+		if err := s.ReadAt(ctx, got, off); err != nil || !bytes.Equal(got, block) {
+			t.Errorf("%v, %#x", err, got[0])
+		}
+	}
+
+	c.rbd(t, "namespace", "create", "rbd/ns")
+	s := c.mustOpen(t, c.location("ns/image"), o)
+	if err := s.WriteAt(ctx, block, 1<<20); err != nil {
+		t.Error(err)
+	}
+	if snap, err := s.CreateSnapshot(ctx, "one"); err != nil || snap.Name != "one" || snap.Size != 8<<20 || time.Since(snap.Created).Abs() > time.Hour {
+		t.Errorf("%+v, %v", snap, err)
+	}
+	if _, err := s.CreateSnapshot(ctx, "one"); !errors.Is(err, backing.ErrExist) {
+		t.Errorf("the same again: %v", err)
+	}
+	if _, err := s.CreateSnapshot(ctx, "a@b"); err == nil {
+		t.Error("a@b is the name of a snapshot")
+	}
+	if err := s.WriteAt(ctx, make([]byte, len(block)), 1<<20); err != nil {
+		t.Error(err)
+	}
+	where, err := s.Clone(ctx, "one", "copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Clone(ctx, "one", "copy"); !errors.Is(err, backing.ErrExist) {
+		t.Errorf("a clone where one is: %v", err)
+	}
+	if _, err := s.Clone(ctx, "two", "copy2"); !errors.Is(err, backing.ErrNotExist) {
+		t.Errorf("a clone of nothing: %v", err)
+	}
+	clone := c.mustOpen(t, where, backing.OpenOptions{Exclusive: true})
+	holds(clone, 1<<20)
+	clone.Close()
+	snap := c.mustOpen(t, c.location("ns/image@one"), backing.OpenOptions{Exclusive: true})
+	holds(snap, 1<<20)
+	if err := snap.WriteAt(ctx, block, 0); !errors.Is(err, backing.ErrReadOnly) || !snap.Info().ReadOnly {
+		t.Errorf("a snapshot was written: %v", err)
+	}
+	snap.Close()
+	if err := s.DeleteSnapshot(ctx, "two"); !errors.Is(err, backing.ErrNotExist) {
+		t.Errorf("deleting nothing: %v", err)
+	}
+	if err := s.DeleteSnapshot(ctx, "one"); err != nil && !errors.Is(err, backing.ErrBusy) {
+		t.Errorf("deleting a snapshot with a clone: %v", err)
+	}
+	s.Close()
+
+	c.rbd(t, "create", "plain", "--size", "8M", "--image-feature", "layering")
+	if s, err := c.open(t, c.location("plain"), backing.OpenOptions{Exclusive: true}); err == nil {
+		s.Close()
+		t.Error("an image without a lock was opened as if it had one")
+	} else if !strings.Contains(err.Error(), "rbd feature enable rbd/plain exclusive-lock") {
+		t.Error(err)
+	}
+	s = c.mustOpen(t, c.location("plain")+"&lock=no", backing.OpenOptions{Exclusive: true})
+	if at, err := s.CompareAndWrite(ctx, make([]byte, 512), block[:512], 512); err != nil || at != -1 {
+		t.Errorf("compare and write of a sector: %d, %v", at, err)
+	}
+	if at, err := s.CompareAndWrite(ctx, make([]byte, 1024), block[:1024], 0); !errors.Is(err, backing.ErrNotSupported) {
+		t.Errorf("compare and write of two sectors without a lock: %d, %v", at, err)
+	}
+	if caps := s.Capabilities(); caps&backing.CapExtents != 0 {
+		t.Errorf("an image without an object map has %v", caps)
+	}
+	s.Close()
+
+	// With the cache what was acknowledged is not lost with the process.
+	s = c.mustOpen(t, c.location("cached")+"&cache=yes", o)
+	defer s.Close()
+	for i := range int64(64) {
+		if err := s.WriteAt(ctx, block, i*4096); err != nil {
+			t.Fatal(err)
+		}
+	}
+	syscall.Kill(s.PID(), syscall.SIGKILL)
+	for i := range int64(64) {
+		holds(s, i*4096)
+	}
+	if err := s.Flush(ctx); err != nil {
+		t.Error(err)
+	}
 }
 
 // Two gateways want one image. The second is told who has it; told to take it, it
