@@ -10,7 +10,7 @@ import (
 const (
 	DefaultConns     = 2
 	DefaultStall     = 30 * time.Second
-	DefaultUnflushed = 64 << 20
+	DefaultUnflushed = 32 << 20
 	DefaultSettle    = time.Second
 	DefaultBackoff   = 10 * time.Millisecond
 )
