@@ -50,7 +50,8 @@ type Config struct {
 	// built in.
 	Engines *backing.Registry
 	Logger  *slog.Logger // nil: no log
-	// Memory bounds the payload held for all sessions together, in bytes; 0: the
+	// Memory bounds the payload held for all sessions of one fabric together (of
+	// iSCSI, of NBD), in bytes; 0: the
 	// server's default.
 	Memory int64
 	// LoginTimeout closes a connection that has not logged in by then; 0: the
