@@ -13,13 +13,19 @@ const (
 	// directRead: this much of a data segment or more goes straight to where it
 	// belongs; less is read through the buffer, with what follows it.
 	directRead = 32 << 10
+	// aheadRead is how much is read behind such a segment: what is read ahead of
+	// the next one must be copied.
+	aheadRead = 4 << 10
 )
 
 // input cuts a byte stream into PDUs. It reads as much as there is.
 type input struct {
 	r          io.Reader
 	buf        []byte
-	start, end int // unread bytes are buf[start:end]
+	start, end int      // unread bytes are buf[start:end]
+	place      *inPlace // nil for what is no socket
+	long       bool     // the last data segment was long, so the next one may be
+	since      int      // bytes read since waits was called
 
 	headerDigest, dataDigest bool
 	maxData                  int // longest data segment the peer may send
@@ -28,7 +34,7 @@ type input struct {
 }
 
 func newInput(r io.Reader) *input {
-	return &input{r: r, buf: make([]byte, inputBuffer), maxData: 8192}
+	return &input{r: r, buf: make([]byte, inputBuffer), maxData: 8192, place: newInPlace(r)}
 }
 
 // need makes at least n ≤ len(buf) bytes available at buf[start:].
@@ -41,8 +47,12 @@ func (in *input) need(n int) error {
 		in.end -= in.start
 		in.start = 0
 	}
+	limit := len(in.buf)
+	if in.long && in.place != nil {
+		limit = min(limit, in.start+max(n, aheadRead))
+	}
 	for in.end-in.start < n {
-		m, err := in.read(in.buf[in.end:])
+		m, err := in.read(in.buf[in.end:limit])
 		in.end += m
 		if err != nil && in.end-in.start < n {
 			if err == io.EOF && in.end > in.start {
@@ -55,6 +65,7 @@ func (in *input) need(n int) error {
 }
 
 func (in *input) read(p []byte) (int, error) {
+	in.since = 0
 	if in.waits != nil {
 		in.waits()
 	}
@@ -68,6 +79,33 @@ func (in *input) read(p []byte) (int, error) {
 		}
 	}
 	return 0, io.ErrNoProgress
+}
+
+// readPlace reads into dst, while the buffer is empty, and a little of what
+// follows into the buffer. It returns how much of dst was filled.
+func (in *input) readPlace(dst []byte) (n int, err error) {
+	if in.place == nil {
+		return in.read(dst)
+	}
+	ahead := in.buf[:aheadRead]
+	// What was queued leaves as often as if the buffer were filled each time.
+	if in.since < len(in.buf) {
+		n, err = in.place.read(dst, ahead, false)
+	}
+	if n == 0 && err == nil {
+		in.since = 0
+		if in.waits != nil {
+			in.waits()
+		}
+		n, err = in.place.read(dst, ahead, true)
+		if in.woke != nil {
+			in.woke()
+		}
+	}
+	in.since += n
+	m := min(n, len(dst))
+	in.start, in.end = 0, n-m
+	return m, err
 }
 
 // next reads a header, with its digest checked. ahs is valid until the next
@@ -133,10 +171,11 @@ func (in *input) dataInto(dst []byte) error {
 	if len(dst) == 0 {
 		return nil
 	}
+	in.long = len(dst) >= directRead
 	for rest := dst; len(rest) > 0; {
 		if in.end == in.start {
-			if len(rest) >= directRead {
-				m, err := in.read(rest)
+			if len(rest) >= directRead || in.long && in.place != nil {
+				m, err := in.readPlace(rest)
 				rest = rest[m:]
 				if err != nil && len(rest) > 0 {
 					return unexpected(err)
