@@ -35,14 +35,13 @@ fsid = 3b1a62a4-9a0f-4a55-8f7c-6f0b1d8f2c11
 mon_host = [v2:127.0.0.1:33300,v1:127.0.0.1:36789]
 public_addr = 127.0.0.1
 cluster_addr = 127.0.0.1
-auth_cluster_required = none
-auth_service_required = none
-auth_client_required = none
+auth_cluster_required = cephx
+auth_service_required = cephx
+auth_client_required = cephx
 run_dir = DIR/run
 admin_socket = DIR/run/$cluster-$name.$pid.asok
 pid_file = DIR/run/$name.pid
 log_file = DIR/log/$name.log
-keyring = DIR/keyring
 osd_pool_default_size = 1
 osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 8
@@ -56,10 +55,13 @@ mon_data_avail_warn = 2
 mon_data_avail_crit = 1
 crush_location = root=default host=h
 rbd_default_order = 20
+[client]
+keyring = DIR/keyring
 [mon]
 mon_data = DIR/mon
 mon_initial_members = a
 [osd]
+keyring = DIR/osd/keyring
 osd_data = DIR/osd
 osd_objectstore = STORE
 osd_class_update_on_start = false
@@ -112,10 +114,16 @@ func newCeph(t *testing.T, store string) *ceph {
 	if id != "0" {
 		t.Fatalf("the OSD is number %s", id)
 	}
+	c.ceph(t, "auth", "get-or-create", "osd.0", "mon", "allow profile osd", "osd", "allow *", "mgr", "allow profile osd", "-o", filepath.Join(dir, "osd", "keyring"))
 	ok(t, time.Minute, "ceph-osd", "-c", c.conf, "-i", "0", "--mkfs", "--osd-uuid", "7d3f4f9e-6a52-4dc5-9b6a-0c3b3bb1f0aa")
 	c.startOSD(t)
 	c.ceph(t, "osd", "pool", "create", "rbd", "8")
 	c.ceph(t, "osd", "pool", "application", "enable", "rbd", "rbd")
+	// Our client, with the rights that docs/rbd.md names.
+	key := c.ceph(t, "auth", "get-or-create", "client.tgt", "mon", "profile rbd", "osd", "profile rbd pool=rbd")
+	if err := os.WriteFile(keyring, append(b, key...), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return c
 }
 
@@ -141,7 +149,7 @@ func (c *ceph) rbd(t *testing.T, args ...string) string {
 // url names an image to us.
 func (c *ceph) url(image string) string { return "rbd:" + c.location(image) }
 
-func (c *ceph) location(image string) string { return "rbd/" + image + "?conf=" + c.conf }
+func (c *ceph) location(image string) string { return "rbd/" + image + "?id=tgt&conf=" + c.conf }
 
 // open opens an image without a gateway.
 func (c *ceph) open(t *testing.T, location string, o backing.OpenOptions) (*plugin.Store, error) {
@@ -271,6 +279,13 @@ func cephOptions(t *testing.T, c *ceph) {
 		t.Errorf("an image without an object map has %v", caps)
 	}
 	s.Close()
+
+	if s, err := c.open(t, "rbd/plain?id=nobody&conf="+c.conf, backing.OpenOptions{}); err == nil {
+		s.Close()
+		t.Error("a client without a key was let in")
+	} else if !strings.Contains(err.Error(), "client.nobody") || strings.Contains(err.Error(), "\n") {
+		t.Error(err)
+	}
 
 	// With the cache what was acknowledged is not lost with the process.
 	s = c.mustOpen(t, c.location("cached")+"&cache=yes", o)
@@ -513,7 +528,7 @@ func cephTgt(t *testing.T, c *ceph) {
 	g.start(t)
 	g.adm(t, "--op", "new", "--mode", "target", "--tid", "1", "-T", tgtIQN)
 	g.adm(t, "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "--bstype", "rbd", "--backing-store", "tgt",
-		"--bsopts", "conf="+c.conf+";id=admin;cluster=ceph")
+		"--bsopts", "conf="+c.conf+";id=tgt;cluster=ceph")
 	g.adm(t, "--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
 	qemuIO(t, g.url(1), "write -P 0x42 1M 1M", "flush", "read -P 0x42 1M 1M")
 	back := filepath.Join(t.TempDir(), "back")
