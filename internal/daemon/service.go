@@ -355,7 +355,7 @@ func (d *Daemon) System(context.Context) v1.System {
 	s := d.st.Snapshot()
 	sys := s.System()
 	d.mu.RLock()
-	failed := len(d.volumes) + len(d.portals)
+	failed := len(d.volumes) + len(d.portals) + len(d.nbdPortals)
 	d.mu.RUnlock()
 	unwell := 0
 	for _, i := range d.gw.Volumes() {

@@ -20,7 +20,10 @@ type Client struct {
 
 // From is where the client comes from, for people.
 func (c *Client) From() string {
-	if c.Remote.Network() == "unix" {
+	switch {
+	case c.Remote == nil:
+		return "unknown"
+	case c.Remote.Network() == "unix":
 		return "unix"
 	}
 	return c.Remote.String()
