@@ -198,6 +198,8 @@ func TestUselessRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
+		cl.outMu.Lock()
+		defer cl.outMu.Unlock()
 		for range 2 * maxUseless {
 			if _, err := cl.nc.Write(cl.appendRecord(nil, typeData, nil)); err != nil {
 				return
