@@ -17,6 +17,12 @@ func (s *Store) call(ctx context.Context, repeat bool, op string, in, out any) e
 		ctx, cancel = context.WithTimeoutCause(ctx, s.stall+s.cfg.Grace, fmt.Errorf("the plugin has not answered for %v", s.stall))
 		defer cancel()
 	}
+	select {
+	case s.calls <- struct{}{}:
+		defer func() { <-s.calls }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	for {
 		p, err := s.ready(ctx)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -369,6 +370,23 @@ func TestControl(t *testing.T) {
 	}
 	if at, err := s.CompareAndWrite(ctx, big, big, 4096-100); err != nil || at != 100 {
 		t.Errorf("compare and write: %d, %v", at, err)
+	}
+	// More at once than a plugin takes.
+	var counted sync.WaitGroup
+	var wrote atomic.Int32
+	for range 200 {
+		counted.Go(func() {
+			at, err := s.CompareAndWrite(ctx, make([]byte, 512), bytes.Repeat([]byte{9}, 512), 3<<20)
+			if err != nil || at > 0 {
+				t.Errorf("compare and write: %d, %v", at, err)
+			} else if at < 0 {
+				wrote.Add(1)
+			}
+		})
+	}
+	counted.Wait()
+	if wrote.Load() != 1 {
+		t.Errorf("%d of 200 found zeroes", wrote.Load())
 	}
 	made, err := s.CreateSnapshot(ctx, "a")
 	if err != nil || made.Name != "a" || made.Pause != time.Millisecond {

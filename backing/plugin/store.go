@@ -29,6 +29,7 @@ type Store struct {
 	library string
 	data    *nbd.Store // nil until Open is done
 
+	calls   chan struct{} // has one for each request under way
 	resized chan struct{} // has one while the process tells another size than the data path
 	sizing  sync.Mutex    // one at a time asks for the size
 	asking  atomic.Bool   // for which connections are made anew
@@ -52,6 +53,7 @@ func Open(ctx context.Context, cfg Config, location string, o backing.OpenOption
 	s := &Store{
 		cfg: cfg, log: cfg.Logger.With("plugin", cfg.Name, "location", location), location: location, options: o, stall: o.Stall,
 		stop: make(chan struct{}), ended: make(chan struct{}), changed: make(chan struct{}), resized: make(chan struct{}, 1),
+		calls: make(chan struct{}, control.MaxCalls-1), // one is for the end
 	}
 	if s.stall == 0 {
 		s.stall = DefaultStall

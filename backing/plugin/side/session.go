@@ -13,10 +13,6 @@ import (
 	"blockgate/nbd/server"
 )
 
-// maxCalls is how many requests of the control channel are carried out at the
-// same time; the gateway sends one per command of an initiator at most.
-const maxCalls = 64
-
 // session is one gateway's use of this process.
 type session struct {
 	engine Engine
@@ -43,13 +39,13 @@ func (s *session) handle(ctx context.Context, m control.Message) {
 		return
 	}
 	s.mu.Lock()
-	full := s.busy >= maxCalls
+	full := s.busy >= control.MaxCalls
 	if !full {
 		s.busy++
 	}
 	s.mu.Unlock()
 	if full {
-		s.answer(m, nil, fmt.Errorf("more than %d requests at once", maxCalls))
+		s.answer(m, nil, fmt.Errorf("more than %d requests at once", control.MaxCalls))
 		return
 	}
 	go func() {

@@ -23,6 +23,10 @@ const (
 	OpClone          = "clone"
 )
 
+// MaxCalls is how many requests a gateway has sent at most that are not answered;
+// a plugin refuses more, pings and the like aside.
+const MaxCalls = 64
+
 // Events.
 const (
 	EventChanged = "changed" // the store has changed: a Status
