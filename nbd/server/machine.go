@@ -22,6 +22,9 @@ const (
 	// is looked at, and maxLent what of it is on loan, in bytes.
 	maxQueued = 1 << 20
 	maxLent   = 512 << 10
+	// directMin is the payload from which a WRITE's data is received in place, in
+	// bytes. Shorter ones are cheaper to copy than to read apart from what follows.
+	directMin = 16 << 10
 	// maxSkip is more payload than is skipped for the sake of an error, in bytes.
 	maxSkip = 2 * nbd.DefaultMaxPayload
 )
@@ -222,6 +225,9 @@ func (m *machine) header(p []byte) (n int, more bool, err error) {
 	payload := q.PayloadLen(m.Mode)
 	if payload > maxSkip {
 		return 0, false, fmt.Errorf("protocol error: %v with %d bytes of data", q.Type, payload)
+	}
+	if payload < directMin && uint64(len(p)-n) < payload {
+		return 0, false, nil
 	}
 	e, message := m.check(&q)
 	cost := int64(0)

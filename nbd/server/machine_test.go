@@ -373,3 +373,30 @@ func FuzzMachine(f *testing.F) {
 		}
 	})
 }
+
+// Short payloads come with what is behind them; long ones go where they belong.
+func TestWhereDataGoes(t *testing.T) {
+	for _, n := range []int{512, directMin - 1, directMin, 1 << 20} {
+		m, s, _ := newRig(nbd.Simple, 1<<30)
+		in := append(nbd.Request{Type: nbd.CmdWrite, Length: uint64(n)}.Append(nil, nbd.Simple), pattern(n, n)...)
+		cut := nbd.RequestLen + n/2
+		k, err := m.Feed(in[:cut])
+		m.EndFeed()
+		if long := n >= directMin; err != nil || long != (k == cut) || long != (len(m.Direct()) == n-n/2) {
+			t.Fatalf("%d bytes: %d are taken, %d wanted in place, %v", n, k, len(m.Direct()), err)
+		}
+		if d := m.Direct(); d != nil {
+			m.Filled(copy(d, in[cut:]))
+			k = len(in)
+		}
+		if k2, err := m.Feed(in[k:]); k+k2 != len(in) || err != nil || s.waiting() != 1 {
+			t.Fatalf("%d bytes: %d and %d are taken, %v", n, k, k2, err)
+		}
+		m.EndFeed()
+		if !bytes.Equal(s.held[0].Data, pattern(n, n)) {
+			t.Errorf("%d bytes: other data", n)
+		}
+		s.end(nbd.None)
+		m.Closed()
+	}
+}
