@@ -64,12 +64,12 @@ type Secrets struct {
 }
 
 func fail(at Position, hint, format string, a ...any) error {
-	return &state.Error{Class: state.Usage, Code: state.CodeInvalidFile, Object: at.String(), Reason: fmt.Sprintf(format, a...), Hint: hint}
+	return &state.Error{Class: state.Usage, Code: state.CodeInvalidFile, Object: at.String(), Reason: state.Reasonf(format, a...), Hint: hint}
 }
 
 func object(k state.Kind, name string) string {
 	if k == state.KindSystem {
 		return "system"
 	}
-	return fmt.Sprintf("%s %q", k, name)
+	return fmt.Sprintf("%s %q", k, state.Clip(name))
 }

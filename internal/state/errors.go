@@ -3,6 +3,8 @@ package state
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"unicode/utf8"
 )
 
 // Class says what kind of failure an Error is. It decides the exit status of
@@ -110,16 +112,47 @@ func ErrorOf(err error) *Error {
 	return &Error{Class: Internal, Code: CodeInternal, Reason: err.Error(), Err: err}
 }
 
-func object(kind Kind, name string) string { return fmt.Sprintf("%s %q", kind, name) }
+// Bounds on what an error repeats of a request, in bytes. The longest name that
+// can exist has MaxTargetName.
+const (
+	maxEcho   = 256
+	maxReason = 1024
+)
+
+// Clip shortens what a request said to what an error may repeat of it.
+func Clip(s string) string { return clipTo(s, maxEcho) }
+
+func clipTo(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return fmt.Sprintf("%s… (%d bytes)", s[:n], len(s))
+}
+
+func object(kind Kind, name string) string { return fmt.Sprintf("%s %q", kind, Clip(name)) }
+
+// Reasonf formats a reason, with strings clipped, in at most 1 KiB or a little more.
+func Reasonf(format string, a ...any) string {
+	a = slices.Clone(a)
+	for i := range a {
+		if s, ok := a[i].(string); ok {
+			a[i] = Clip(s)
+		}
+	}
+	return clipTo(fmt.Sprintf(format, a...), maxReason)
+}
 
 func invalid(code string, kind Kind, name, hint, format string, a ...any) *Error {
-	return &Error{Class: Usage, Code: code, Object: object(kind, name), Reason: fmt.Sprintf(format, a...), Hint: hint}
+	return &Error{Class: Usage, Code: code, Object: object(kind, name), Reason: Reasonf(format, a...), Hint: clipTo(hint, maxReason)}
 }
 
 func conflict(code string, kind Kind, name, hint, format string, a ...any) *Error {
-	return &Error{Class: Conflict, Code: code, Object: object(kind, name), Reason: fmt.Sprintf(format, a...), Hint: hint}
+	return &Error{Class: Conflict, Code: code, Object: object(kind, name), Reason: Reasonf(format, a...), Hint: clipTo(hint, maxReason)}
 }
 
 func missing(code string, kind Kind, name, hint string) *Error {
-	return &Error{Class: NotFound, Code: code, Object: object(kind, name), Reason: "does not exist", Hint: hint}
+	return &Error{Class: NotFound, Code: code, Object: object(kind, name), Reason: "does not exist", Hint: clipTo(hint, maxReason)}
 }

@@ -19,6 +19,10 @@ type Volume struct {
 	ReadOnly  bool  `json:"readOnly,omitempty"`
 	Direct    bool  `json:"direct,omitempty"`
 	Sync      bool  `json:"sync,omitempty"`
+	// PartialBlock is what becomes of a store whose size is no multiple of the block
+	// size: it is refused (""), or with "ignore" its whole blocks are served, as tgt
+	// does. What is over is never written.
+	PartialBlock string `json:"partialBlock,omitempty"`
 	// Stall is what becomes of commands while the store does not answer: "hold"
 	// (they wait; the same as ""), "fail=30s", "busy" or "busy=10s".
 	Stall        string  `json:"stall,omitempty"`

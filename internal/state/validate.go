@@ -15,6 +15,8 @@ const (
 	maxRules  = 4096
 	maxLayers = 16
 	maxParams = 64
+
+	maxLayerKind = 64 // bytes
 	maxSize   = int64(1) << 62
 )
 
@@ -53,6 +55,13 @@ func (v *Volume) normalize(old *Volume) error {
 	if rest := v.Size % int64(v.BlockSize); rest != 0 {
 		return bad("", "the size of %d bytes is not a multiple of the block size, %d", v.Size, v.BlockSize)
 	}
+	switch v.PartialBlock {
+	case "", "ignore":
+	case "refuse":
+		v.PartialBlock = ""
+	default:
+		return bad("use refuse or ignore", "a partial block cannot be treated as %q", v.PartialBlock)
+	}
 	switch p, err := scsi.ParseStallPolicy(v.Stall); {
 	case err != nil:
 		return bad("use hold, fail=30s or busy=10s", "%v", err)
@@ -63,6 +72,11 @@ func (v *Volume) normalize(old *Volume) error {
 	}
 	if len(v.Layers) > maxLayers {
 		return bad("", "more than %d layers", maxLayers)
+	}
+	for _, l := range v.Layers {
+		if len(l.Kind) > maxLayerKind {
+			return bad("see what there is: blockgate engine list", "there is no layer %q", l.Kind)
+		}
 	}
 	var oldUnit *UnitParams
 	if old != nil {
