@@ -62,6 +62,9 @@ func (v *volume) info() VolumeInfo {
 		Offline: c.Offline, Busy: v.unit.Busy(), WriteProtected: v.unit.SoftwareWriteProtected(), Locked: v.unit.RemovalPrevented(),
 		Health: v.unit.Health(), Stats: v.unit.Stats(),
 	}
+	if v.cfg.IgnorePartialBlock {
+		i.Size -= i.Size % int64(i.BlockSize)
+	}
 	i.ReadOnly = c.ReadOnly || i.Store.ReadOnly
 	_, discards := backing.As[backing.Discarder](v.store)
 	i.Thin = discards && c.Provisioning != scsi.ProvisioningFull

@@ -29,6 +29,10 @@ type VolumeConfig struct {
 	Size   int64
 	// ReadOnly opens the store so; Unit.ReadOnly only write-protects the unit.
 	ReadOnly, Direct, Sync bool
+	// IgnorePartialBlock serves the whole blocks of a store whose size is no
+	// multiple of the block size, and never touches what is over. Without it such a
+	// store is a *PartialBlockError.
+	IgnorePartialBlock bool
 	// Layers are stacked on the store, the first nearest to it.
 	Layers []Layer
 	// Unit is how the volume looks. The zero value is DefaultUnit; to change a
@@ -156,14 +160,23 @@ func (g *Gateway) newUnit(cfg VolumeConfig, store backing.Store) (*scsi.Unit, er
 	}
 	// A rest that no initiator could reach is most likely a file that is not a
 	// disk image, or one for another block size.
-	if size := store.Size(); size%int64(u.BlockSize) != 0 {
-		return nil, fmt.Errorf("volume %q: %w", cfg.Name, &PartialBlockError{Size: size, BlockSize: u.BlockSize})
+	if err := cfg.wholeBlocks(store, u.BlockSize); err != nil {
+		return nil, fmt.Errorf("volume %q: %w", cfg.Name, err)
 	}
 	unit, err := scsi.NewUnit(u)
 	if err != nil {
 		return nil, fmt.Errorf("volume %q: %w", cfg.Name, err)
 	}
 	return unit, nil
+}
+
+// wholeBlocks tells whether the volume may serve the store with its size.
+func (c *VolumeConfig) wholeBlocks(s backing.Store, blockSize int) error {
+	size := s.Size()
+	if size%int64(blockSize) == 0 || c.IgnorePartialBlock && size >= int64(blockSize) {
+		return nil
+	}
+	return &PartialBlockError{Size: size, BlockSize: blockSize}
 }
 
 // PartialBlockError: the store's size is not a multiple of the block size.
@@ -193,10 +206,7 @@ func (g *Gateway) open(ctx context.Context, cfg VolumeConfig) (backing.Store, er
 	}
 	done := make(chan opened, 1)
 	go func() {
-		s, err := g.cfg.Engines.Open(ctx, cfg.URL, backing.OpenOptions{
-			ReadOnly: cfg.ReadOnly, Create: cfg.Create, CreateSize: cfg.Size,
-			Direct: cfg.Direct, Sync: cfg.Sync, Exclusive: true, Stall: engineLimit(cfg.Unit.Stall),
-		})
+		s, err := g.openStore(ctx, cfg)
 		if err == nil {
 			var top backing.Store
 			if top, err = wrap(s, cfg.Layers); err != nil {
@@ -218,6 +228,32 @@ func (g *Gateway) open(ctx context.Context, cfg VolumeConfig) (backing.Store, er
 		}()
 		return nil, fmt.Errorf("open %q: the store does not answer: %w", cfg.URL, ctx.Err())
 	}
+}
+
+func (g *Gateway) openStore(ctx context.Context, cfg VolumeConfig) (backing.Store, error) {
+	opt := backing.OpenOptions{
+		ReadOnly: cfg.ReadOnly, Create: cfg.Create, CreateSize: cfg.Size,
+		Direct: cfg.Direct, Sync: cfg.Sync, Exclusive: true, Stall: engineLimit(cfg.Unit.Stall),
+	}
+	s, err := g.cfg.Engines.Open(ctx, cfg.URL, opt)
+	if !cfg.IgnorePartialBlock || !errors.Is(err, backing.ErrSizeMismatch) {
+		return s, err
+	}
+	// Size is that of the whole blocks, as the volume has it when it is there.
+	opt.Create, opt.CreateSize = false, 0
+	found, again := g.cfg.Engines.Open(ctx, cfg.URL, opt)
+	if again != nil {
+		return nil, err
+	}
+	bs := cfg.Unit.BlockSize
+	if bs == 0 {
+		bs = scsi.DefaultBlockSize(cfg.Unit.Type)
+	}
+	if size := found.Size(); size-size%int64(bs) != cfg.Size {
+		found.Close()
+		return nil, err
+	}
+	return found, nil
 }
 
 func wrap(s backing.Store, layers []Layer) (backing.Store, error) {
@@ -290,6 +326,11 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 	}
 	identify(&cfg.Unit)
 	if !old.pending() && !storeDiffers(old.cfg, cfg) && !unitDiffers(old.cfg.Unit, cfg.Unit) {
+		if old.cfg.IgnorePartialBlock {
+			if err := cfg.wholeBlocks(old.store, old.unit.BlockSize()); err != nil {
+				return fmt.Errorf("volume %q: %w", cfg.Name, err)
+			}
+		}
 		err := old.unit.Update(func(u *scsi.UnitConfig) {
 			n := cfg.Unit
 			u.Vendor, u.Product, u.Revision, u.Serial, u.T10ID, u.NAA = n.Vendor, n.Product, n.Revision, n.Serial, n.T10ID, n.NAA
@@ -463,7 +504,8 @@ func (g *Gateway) Lingering() []string {
 	return l
 }
 
-// ResizeVolume changes the size of the store, in bytes, and tells initiators.
+// ResizeVolume changes the size of the store, in bytes, and tells initiators. The
+// size is a multiple of the block size, or else a *PartialBlockError.
 func (g *Gateway) ResizeVolume(ctx context.Context, name string, size int64) error {
 	return g.sized(ctx, name, func(ctx context.Context, v *volume) error {
 		r, ok := backing.As[backing.Resizer](v.store)
@@ -472,12 +514,15 @@ func (g *Gateway) ResizeVolume(ctx context.Context, name string, size int64) err
 		}
 		if bs := int64(v.unit.BlockSize()); size%bs != 0 {
 			return &PartialBlockError{Size: size, BlockSize: int(bs)}
+		} else if has := v.store.Size(); v.cfg.IgnorePartialBlock && has-has%bs == size {
+			return nil // what is over is not cut off
 		}
 		return r.Resize(ctx, size)
 	})
 }
 
-// RefreshVolume takes over the size that the store has grown to by itself.
+// RefreshVolume takes over the size that the store has grown to by itself, and
+// gives what of it is served, in bytes.
 func (g *Gateway) RefreshVolume(ctx context.Context, name string) (size int64, err error) {
 	err = g.sized(ctx, name, func(ctx context.Context, v *volume) error {
 		r, ok := backing.As[backing.Refresher](v.store)
@@ -485,6 +530,9 @@ func (g *Gateway) RefreshVolume(ctx context.Context, name string) (size int64, e
 			return backing.ErrNotSupported
 		}
 		size, err = r.Refresh(ctx)
+		if v.cfg.IgnorePartialBlock {
+			size -= size % int64(v.unit.BlockSize())
+		}
 		return err
 	})
 	return size, err

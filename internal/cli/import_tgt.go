@@ -207,6 +207,7 @@ func (t *tgtImport) store(tid int, s *tgtconf.Store) string {
 	no := false
 	v := &state.Volume{
 		Name: fmt.Sprintf("tgt-%d-%d", tid, s.LUN), BlockSize: 512, BackingStore: s.Path,
+		PartialBlock: "ignore", // as tgt does
 		Unit: state.UnitParams{
 			Type: "disk", Vendor: "IET", Product: "VIRTUAL-DISK", Revision: "0001", Thin: &no,
 			SCSIID: fmt.Sprintf("IET     %04x%04x", tid, s.LUN), Serial: fmt.Sprintf("beaf%d%d", tid, s.LUN),

@@ -23,7 +23,7 @@ import (
 // serveOptions are the flags of serve.
 type serveOptions struct {
 	size, chap, stateDir, name string
-	stall                      string
+	stall, partialBlock        string
 	listen, nbd                []string
 	tls                        tlsFlags
 	readOnly, verbose          bool
@@ -79,6 +79,7 @@ in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on, with
 	f.BoolVar(&o.cd, "cd", false, "CD or DVD drives with ISO images in them")
 	f.IntVar(&o.blockSize, "block-size", 512, "logical block size in bytes, 512 or 4096")
 	stallFlag(c, &o.stall)
+	partialBlockFlag(c, &o.partialBlock)
 	f.StringVar(&o.name, "name", "", "the target's iSCSI name (default made of this machine's name and the first store's)")
 	o.tls.add(c)
 	f.StringVar(&o.stateDir, "state", "", "keep the setup in this directory")
@@ -177,7 +178,7 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 		if err != nil {
 			return nil, err
 		}
-		v := state.Volume{Name: unique(names, volumeName(url)), URL: url, ReadOnly: o.readOnly, BlockSize: o.blockSize, Stall: o.stall}
+		v := state.Volume{Name: unique(names, volumeName(url)), URL: url, ReadOnly: o.readOnly, BlockSize: o.blockSize, Stall: o.stall, PartialBlock: o.partialBlock}
 		v.Unit.Removable = o.removable
 		if o.cd {
 			asDisc(&v)
@@ -323,13 +324,16 @@ func (s *setup) apply(ctx context.Context, d *daemon.Daemon) error {
 		if v.Stall != "" {
 			next.Stall = v.Stall
 		}
+		if v.PartialBlock != "" {
+			next.PartialBlock = v.PartialBlock
+		}
 		switch {
 		case v.Unit.Type == "cd":
 			next.Unit.Type, next.BlockSize = "cd", 2048
 		case s.opts.blockSizeGiven:
 			next.BlockSize = v.BlockSize
 		}
-		if next.ReadOnly != old.ReadOnly || next.BlockSize != old.BlockSize || next.Unit.Removable != old.Unit.Removable || next.Stall != old.Stall || next.Unit.Type != old.Unit.Type {
+		if next.ReadOnly != old.ReadOnly || next.BlockSize != old.BlockSize || next.Unit.Removable != old.Unit.Removable || next.Stall != old.Stall || next.PartialBlock != old.PartialBlock || next.Unit.Type != old.Unit.Type {
 			ops = append(ops, state.Op{Verb: state.Update, Kind: state.KindVolume, Volume: &next})
 		}
 		v.Name = old.Name

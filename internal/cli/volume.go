@@ -71,6 +71,7 @@ is made, sparse; what exists is never cut or overwritten.`,
 	f.BoolVar(&v.Direct, "direct", false, "bypass the page cache")
 	f.BoolVar(&v.Sync, "sync", false, "make every write durable before it is answered")
 	stallFlag(c, &v.Stall)
+	partialBlockFlag(c, &v.PartialBlock)
 	f.StringArrayVar(&layers, "layer", nil, "stack a layer on it, for example delay,read=1ms (repeat for more)")
 	return c
 }

@@ -14,6 +14,11 @@ func stallFlag(c *cobra.Command, p *string) {
 	c.Flags().StringVar(p, "stall", "", "when the store hangs, commands wait (hold, the default), fail (fail=30s), or new ones get BUSY (busy=10s)")
 }
 
+// partialBlockFlag adds --partial-block.
+func partialBlockFlag(c *cobra.Command, p *string) {
+	c.Flags().StringVar(p, "partial-block", "", "a size that is no multiple of the block size: refuse (the default), or ignore what is over")
+}
+
 func (a *app) volumeSet() *cobra.Command {
 	var stall string
 	c := &cobra.Command{

@@ -27,6 +27,7 @@ func (d *Daemon) volumeConfig(v state.Volume, create bool) (gateway.VolumeConfig
 	u := v.Unit
 	c := gateway.VolumeConfig{
 		Name: v.Name, URL: v.URL, ReadOnly: v.ReadOnly, Direct: v.Direct, Sync: v.Sync,
+		IgnorePartialBlock: v.PartialBlock == "ignore",
 		Unit: scsi.UnitConfig{
 			BlockSize: v.BlockSize, LowestAligned: u.LowestAligned,
 			Vendor: u.Vendor, Product: u.Product, Revision: u.Revision, Serial: u.Serial, T10ID: u.SCSIID,

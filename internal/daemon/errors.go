@@ -27,9 +27,12 @@ func volumeError(v state.Volume, err error) *state.Error {
 	case errors.As(err, &partial):
 		e.Code, e.Reason = state.CodeUnitFailed, fmt.Sprintf("%s has %d bytes, which is not a multiple of the block size, %d (%d bytes are over)",
 			v.URL, partial.Size, partial.BlockSize, partial.Size%int64(partial.BlockSize))
-		e.Hint = fmt.Sprintf("use --block-size 512, or make it whole: truncate -s %%%d FILE", partial.BlockSize)
-		if partial.BlockSize == 512 || partial.Size%512 != 0 {
-			e.Hint = fmt.Sprintf("make it whole: truncate -s %%%d FILE", partial.BlockSize)
+		e.Hint = fmt.Sprintf("make it whole: truncate -s %%%d FILE", partial.BlockSize)
+		if partial.Size >= int64(partial.BlockSize) {
+			e.Hint += "; or serve it without them: --partial-block ignore"
+		}
+		if partial.BlockSize != 512 && partial.Size%512 == 0 {
+			e.Hint = "use --block-size 512; or " + e.Hint
 		}
 	case errors.Is(err, backing.ErrSizeMismatch):
 		e.Class, e.Hint = state.Conflict, "leave --size away to take it as it is"

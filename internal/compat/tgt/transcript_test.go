@@ -22,7 +22,7 @@ var rewrite = flag.Bool("rewrite", false, "write testdata/ours anew from what is
 // A line "$ tgtadm ARGS" is a command; its standard output follows, then
 // standard error, each line after "2| ", then the exit status in brackets. DIR
 // stands for the directory with the files a.img (64 MiB), b.img (100 MiB),
-// "with,comma.img" (1 MiB), odd.img (1000 bytes) and the directory d.
+// "with,comma.img" (1 MiB), odd.img (100 bytes) and the directory d.
 func TestTranscripts(t *testing.T) {
 	for _, kind := range []string{"tgt", "ours"} {
 		files, err := filepath.Glob(filepath.Join("testdata", kind, "*.txt"))
@@ -46,7 +46,7 @@ func replay(t *testing.T, file string, complete bool) {
 	w.file("a.img", 64<<20)
 	w.file("b.img", 100<<20)
 	w.file("with,comma.img", 1<<20)
-	w.file("odd.img", 1000)
+	w.file("odd.img", 100)
 	if err := os.Mkdir(filepath.Join(w.dir, "d"), 0o755); err != nil {
 		t.Fatal(err)
 	}

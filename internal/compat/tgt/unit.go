@@ -101,7 +101,7 @@ func (a *admin) newVolume() (*state.Volume, error) {
 	if a.deviceType != deviceFor(&b) {
 		return nil, refuse("bstype %s is for device type %s, not %s", b.name, deviceFor(&b), a.deviceType)
 	}
-	v := &state.Volume{Name: volumeName(a.tid, a.lun), BlockSize: a.unitBlockSize()}
+	v := &state.Volume{Name: volumeName(a.tid, a.lun), BlockSize: a.unitBlockSize(), PartialBlock: "ignore"}
 	if err := b.store(v, a.dir, a.path, a.bsflags); err != nil {
 		return nil, err
 	}
