@@ -2,6 +2,7 @@ package nbd_test
 
 import (
 	"context"
+	"flag"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,7 +19,13 @@ import (
 	"blockgate/nbd/client/nbdfake"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The conformance runs on five kinds of server; -rapid.checks still counts.
+	if err := flag.Set("rapid.checks", "15"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // start starts a server on a unix socket.
 func start(t testing.TB, o nbdfake.Options) *nbdfake.Server {
