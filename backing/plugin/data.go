@@ -10,6 +10,7 @@ import (
 
 	"blockgate/backing"
 	"blockgate/backing/nbd"
+	"blockgate/backing/plugin/internal/control"
 	"blockgate/nbd/client"
 )
 
@@ -89,6 +90,9 @@ func (s *Store) outcome(err error) error {
 		if p != nil {
 			p.askRestart(err.Error())
 		}
+	}
+	if errors.Is(err, control.ErrnoFailed) {
+		err = fmt.Errorf("%w: %w", backing.ErrFailed, err)
 	}
 	return s.explain(err)
 }

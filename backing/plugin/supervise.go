@@ -45,6 +45,12 @@ func (s *Store) watch(p *process) string {
 		case <-s.stop:
 			return "closed"
 		case reason := <-p.replace:
+			// One that has ended may be missed before its end is known.
+			select {
+			case <-p.dead:
+				return p.obituary(p.cmd.Path).Error()
+			case <-time.After(deathTime):
+			}
 			return reason
 		case <-p.dead:
 			return p.obituary(p.cmd.Path).Error()
@@ -76,6 +82,9 @@ func (s *Store) watch(p *process) string {
 		}
 	}
 }
+
+// deathTime is how long it may take until a process that has ended is known to.
+const deathTime = 50 * time.Millisecond
 
 // restart starts processes until one has the store open; nil if the store was
 // closed meanwhile or has failed.

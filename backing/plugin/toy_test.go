@@ -181,7 +181,10 @@ func (s *toy) WriteAt(_ context.Context, p []byte, off int64) error {
 	case s.at("hang", n):
 		<-s.hung
 	case s.at("fence", n):
-		s.change(func() { s.health = backing.Health{State: backing.Failed, Reason: "fenced by gateway b"} }, backing.HealthChanged)
+		// Who it was is found out later.
+		time.AfterFunc(300*time.Millisecond, func() {
+			s.change(func() { s.health = backing.Health{State: backing.Failed, Reason: "fenced by gateway b"} }, backing.HealthChanged)
+		})
 		return backing.ErrFailed
 	case s.at("restart", n):
 		s.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"blockgate/backing"
+	"blockgate/backing/plugin/internal/control"
 	"blockgate/nbd"
 	"blockgate/nbd/server"
 )
@@ -22,7 +23,7 @@ func newServer(store backing.Store) *server.Server {
 		Workers: workers,
 		Fail: func(r *nbd.Request, err error) (nbd.Errno, string) {
 			if errors.Is(err, backing.ErrFailed) {
-				return nbd.ESHUTDOWN, err.Error()
+				return control.ErrnoFailed, err.Error()
 			}
 			return server.ErrnoOf(err), err.Error()
 		},

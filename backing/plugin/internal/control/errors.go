@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"blockgate/backing"
+	"blockgate/nbd"
 )
 
 // Missing is what is not installed: a program or a library. Its text is one line
@@ -27,6 +28,10 @@ type Error struct {
 	Kind string `json:"kind,omitempty"`
 	Text string `json:"text"`
 }
+
+// ErrnoFailed is backing.ErrFailed in an answer by NBD, where no other store would use
+// it. The number that NBD has for it, ESHUTDOWN, asks a client to connect again.
+const ErrnoFailed = nbd.EOVERFLOW
 
 // MaxError is how much of an error's text is sent, in bytes.
 const MaxError = 4 << 10
