@@ -23,7 +23,6 @@ type fakeVolume struct {
 	down    error         // what every call that reaches bricks fails with
 	silent  chan struct{} // calls are answered when it is closed
 	flushes []error       // of the next flushes
-	forgot  bool          // files opened before are not known any more
 	epoch   int
 	locker  *fakeFile
 	enforce bool // locks keep out those who do not ask
