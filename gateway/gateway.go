@@ -142,6 +142,9 @@ func (g *Gateway) SetDiscoveryAuth(p iscsi.AuthPolicy) {
 // Sessions lists the iSCSI sessions, oldest first.
 func (g *Gateway) Sessions() []server.SessionInfo { return g.srv.Sessions() }
 
+// SessionStats gives the counters of the sessions with a target, or all with "".
+func (g *Gateway) SessionStats(target string) []server.SessionStats { return g.srv.Stats(target) }
+
 // CloseConnection closes one connection of a session.
 func (g *Gateway) CloseConnection(session uint64, cid uint16) error {
 	return g.srv.CloseConnection(session, cid)

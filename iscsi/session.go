@@ -99,6 +99,15 @@ func (s *Session) Target() string {
 // Params are the session-wide negotiated values.
 func (s *Session) Params() Params { return s.params }
 
+// Stats is what the session's nexus did with each unit it sees, by LUN; nil of a
+// discovery session.
+func (s *Session) Stats() []scsi.NexusStats {
+	if s.nexus == nil {
+		return nil
+	}
+	return s.nexus.Stats()
+}
+
 // Conns lists the connections, in no order.
 func (s *Session) Conns() []*TargetConn {
 	s.mu.Lock()

@@ -47,6 +47,9 @@ func (n *Nexus) Admit(t *Task) bool {
 
 // refuse ends a task that never was in a task set.
 func (t *Task) refuse() {
+	t.unit.mu.Lock()
+	t.itl.stats.count(t)
+	t.unit.mu.Unlock()
 	t.state.Store(phaseDone)
 	t.Transport.TaskDone(t)
 }

@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"cmp"
 	"slices"
 	"sync/atomic"
 
@@ -72,12 +73,18 @@ type itl struct {
 	copies  []*copyRecord // third-party copies that came by this nexus, oldest first
 }
 
-// NexusStats counts what an I_T nexus did, by units that it sees now.
+// NexusStats counts what an I_T nexus did with one unit. Commands that the unit
+// refused at once, and those that were aborted, are among Commands and by their
+// kind among In and Out.
 type NexusStats struct {
-	Commands                uint64
-	ReadBytes, WrittenBytes uint64 // of READ- and WRITE-like commands
-	Errors                  uint64 // commands that ended with CHECK CONDITION
+	LUN      uint64
+	Commands uint64
+	In, Out  TransferStats // commands whose data goes to the initiator, or comes from it
+	Errors   uint64        // commands that ended with CHECK CONDITION
 }
+
+// TransferStats counts commands of one direction, whatever they do, and their data.
+type TransferStats struct{ Commands, Bytes uint64 }
 
 // Attach adds an I_T nexus. Every unit it sees has POWER ON OCCURRED pending for it.
 func (d *Device) Attach(cfg NexusConfig) *Nexus {
@@ -115,18 +122,35 @@ func (n *Nexus) Initiator() InitiatorPort { return n.cfg.Initiator }
 // Port is the target port of the nexus.
 func (n *Nexus) Port() TargetPort { return n.cfg.Port }
 
-// Stats sums over the units the nexus sees.
-func (n *Nexus) Stats() NexusStats {
-	var s NexusStats
+// Stats tells what the nexus did with each unit that it sees, by LUN.
+func (n *Nexus) Stats() []NexusStats {
+	var all []NexusStats
 	n.luns.Load().all(func(i *itl) {
 		i.unit.mu.Lock()
-		defer i.unit.mu.Unlock()
-		s.Commands += i.stats.Commands
-		s.ReadBytes += i.stats.ReadBytes
-		s.WrittenBytes += i.stats.WrittenBytes
-		s.Errors += i.stats.Errors
+		s := i.stats
+		i.unit.mu.Unlock()
+		s.LUN = i.lun
+		all = append(all, s)
 	})
-	return s
+	slices.SortFunc(all, func(a, b NexusStats) int { return cmp.Compare(a.LUN, b.LUN) })
+	return all
+}
+
+// count adds a finished task to the counters; the unit's mutex is held.
+func (s *NexusStats) count(t *Task) {
+	s.Commands++
+	if t.answered() || t.Status == CheckCondition {
+		s.Errors++
+	}
+	switch {
+	case t.row == nil:
+	case t.row.Dir == DirIn:
+		s.In.Commands++
+		s.In.Bytes += uint64(len(t.In))
+	case t.row.Dir == DirOut:
+		s.Out.Commands++
+		s.Out.Bytes += uint64(len(t.Out))
+	}
 }
 
 func (n *Nexus) prNexus() pr.Nexus {

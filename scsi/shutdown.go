@@ -34,27 +34,22 @@ func (u *Unit) Stats() UnitStats {
 
 // countLocked adds a finished task to the counters.
 func (u *Unit) countLocked(t *Task) {
-	n := &t.itl.stats
+	t.itl.stats.count(t)
 	u.stats.Commands++
-	n.Commands++
 	switch {
 	case t.answered():
 		u.stats.Errors++
-		n.Errors++
 	case t.state.Load()&flagAborted != 0:
 		u.stats.Aborted++
 	case t.Status == CheckCondition:
 		u.stats.Errors++
-		n.Errors++
 	case t.row.Access == AccessNone || !t.row.Medium:
 	case t.row.Dir == DirIn:
 		u.stats.Reads++
 		u.stats.ReadBytes += uint64(len(t.In))
-		n.ReadBytes += uint64(len(t.In))
 	case t.row.Dir == DirOut && t.row.Access == AccessWrite:
 		u.stats.Writes++
 		u.stats.WrittenBytes += uint64(len(t.Out))
-		n.WrittenBytes += uint64(len(t.Out))
 	}
 	if t.row.Access == AccessWrite {
 		u.allocationChangedLocked()

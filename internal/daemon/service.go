@@ -375,8 +375,8 @@ func (d *Daemon) Shutdown(context.Context) error {
 	return nil
 }
 
-// Stats implements api.Service. The device server counts by unit, so a volume
-// that is a LUN of several targets shows the same counters at each.
+// Stats implements api.Service. A volume that is a LUN of several targets has the
+// same totals at each.
 func (d *Daemon) Stats(_ context.Context, target string) []v1.NexusStat {
 	out := []v1.NexusStat{}
 	for _, t := range d.st.Snapshot().Targets() {
@@ -392,6 +392,21 @@ func (d *Daemon) Stats(_ context.Context, target string) []v1.NexusStat {
 				Target: t.Value.Name, TargetID: t.Value.ID, LUN: l.Number,
 				ReadBytes: v.Stats.ReadBytes, ReadCommands: v.Stats.Reads,
 				WriteBytes: v.Stats.WrittenBytes, WriteCommands: v.Stats.Writes, Errors: v.Stats.Errors,
+			})
+		}
+	}
+	ids := map[string]int{}
+	for _, s := range d.gw.SessionStats(target) {
+		id, ok := ids[s.Target]
+		if !ok {
+			t, _ := d.st.Snapshot().Target(s.Target)
+			id, ids[s.Target] = t.Value.ID, t.Value.ID
+		}
+		for _, l := range s.LUNs {
+			out = append(out, v1.NexusStat{
+				Target: s.Target, TargetID: id, LUN: l.LUN, Session: s.ID,
+				ReadBytes: l.In.Bytes, ReadCommands: l.In.Commands,
+				WriteBytes: l.Out.Bytes, WriteCommands: l.Out.Commands, Errors: l.Errors,
 			})
 		}
 	}

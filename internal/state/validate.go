@@ -17,7 +17,7 @@ const (
 	maxParams = 64
 
 	maxLayerKind = 64 // bytes
-	maxSize   = int64(1) << 62
+	maxSize      = int64(1) << 62
 )
 
 func (v *Volume) normalize(old *Volume) error {

@@ -17,6 +17,7 @@ import (
 
 	"blockgate/internal/conndrive"
 	"blockgate/iscsi"
+	"blockgate/scsi"
 	"blockgate/scsi/sense"
 )
 
@@ -331,6 +332,25 @@ type SessionInfo struct {
 
 // Sessions lists the sessions, oldest first.
 func (s *Server) Sessions() []SessionInfo { return s.table.info() }
+
+// SessionStats is what a session did, by LUN. It ends with the session.
+type SessionStats struct {
+	ID     uint64
+	Target string
+	LUNs   []scsi.NexusStats
+}
+
+// Stats gives the counters of the sessions with a target, or all with "", oldest
+// session first.
+func (s *Server) Stats(target string) []SessionStats {
+	var out []SessionStats
+	for _, ss := range s.table.list() {
+		if !ss.Discovery && (target == "" || ss.Target() == target) {
+			out = append(out, SessionStats{ID: ss.ID, Target: ss.Target(), LUNs: ss.Stats()})
+		}
+	}
+	return out
+}
 
 // CloseConnection closes one connection of a session.
 func (s *Server) CloseConnection(id uint64, cid uint16) error {

@@ -152,8 +152,9 @@ type Connection struct {
 	DataInPDU  uint64 `json:"dataInPdus"`
 }
 
-// NexusStat are the counters of one LUN: of one session where the device
-// server keeps them so, of all together (Session 0) otherwise.
+// NexusStat are the counters of one LUN. Session 0 is all sessions together, also
+// past ones, and counts what reads and writes the medium. A session's own count all
+// its commands by the direction of their data, and end with it.
 type NexusStat struct {
 	Target   string `json:"target"`
 	TargetID int    `json:"targetId"`

@@ -35,8 +35,7 @@ func (a *admin) stats(target string) (statTable, error) {
 	return tabulate(targets, sessions, counted, target), nil
 }
 
-// tabulate makes a row for every LUN of a target and every session of it. Counters that the daemon keeps only for all sessions together are
-// shown with the only session there is, or else in a row of session 0.
+// tabulate makes a row for every LUN of a target and every session of it.
 func tabulate(targets []v1.Target, sessions []v1.Session, counted []v1.NexusStat, only string) statTable {
 	type key struct {
 		target   string
@@ -67,16 +66,8 @@ func tabulate(targets []v1.Target, sessions []v1.Session, counted []v1.NexusStat
 			luns = append(luns, l.Number)
 		}
 		for _, lun := range luns {
-			total, shared := counters[key{t.Name, lun, 0}]
-			if shared && len(sids) > 1 {
-				table = append(table, statRow{t.ID, lun, 0, total})
-			}
 			for _, sid := range sids {
-				c := counters[key{t.Name, lun, sid}]
-				if shared && len(sids) == 1 {
-					c = total
-				}
-				table = append(table, statRow{t.ID, lun, sid, c})
+				table = append(table, statRow{t.ID, lun, sid, counters[key{t.Name, lun, sid}]})
 			}
 		}
 	}

@@ -139,7 +139,8 @@ func TestSessionsAndCounters(t *testing.T) {
 	}
 	const head = "tgt lun sid rd_subm(bytes,cmds) rd_done(bytes,cmds) wr_subm(bytes,cmds) wr_done(bytes,cmds) errs\n"
 	zero := "  4   0   1            0      0            0      0            0      0            0      0    0\n"
-	one := "  4   1   1         4096      1         4096      1         4096      1         4096      1    0\n"
+	// The error is the unit attention that the first command met.
+	one := "  4   1   1         4096      1         4096      1         4096      1         4096      1    1\n"
 	two := strings.Replace(zero, "  4   0", "  4   2", 1)
 	for line, want := range map[string]string{
 		"--op stat --mode sys":                             head + zero + one + two,
