@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"blockgate/backing"
 	"blockgate/backing/nbd"
@@ -92,9 +93,36 @@ func (s *Store) outcome(err error) error {
 		}
 	}
 	if errors.Is(err, control.ErrnoFailed) {
-		err = fmt.Errorf("%w: %w", backing.ErrFailed, err)
+		// The plugin finds out why, and says so; who is told first is told that.
+		s.awaitFailure()
+		err = fmt.Errorf("the plugin: %w", backing.ErrFailed)
 	}
 	return s.explain(err)
+}
+
+// failureTime is how long a plugin may take to say why its store has failed.
+const failureTime = 10 * time.Second
+
+// awaitFailure waits until the store is out of use, or its process is.
+func (s *Store) awaitFailure() {
+	t := time.NewTimer(failureTime)
+	defer t.Stop()
+	s.mu.Lock()
+	p := s.proc
+	s.mu.Unlock()
+	for {
+		s.mu.Lock()
+		over, changed := s.refusal() != nil || s.proc != p, s.changed
+		s.mu.Unlock()
+		if over {
+			return
+		}
+		select {
+		case <-changed:
+		case <-t.C:
+			return
+		}
+	}
 }
 
 // ReadAt implements backing.Store.

@@ -265,7 +265,7 @@ func TestFenced(t *testing.T) {
 					break
 				}
 			}
-			if !errors.Is(err, backing.ErrFailed) {
+			if !errors.Is(err, backing.ErrFailed) || !strings.Contains(err.Error(), c.reason) {
 				t.Errorf("write: %v", err)
 			}
 			wait(t, "the store has failed", func() bool { return s.Health().State == backing.Failed })
