@@ -83,7 +83,9 @@ type NexusStats struct {
 	Errors   uint64        // commands that ended with CHECK CONDITION
 }
 
-// TransferStats counts commands of one direction, whatever they do, and their data.
+// TransferStats counts commands of one direction, whatever they do, and their data
+// in bytes: what was transferred or, of a command that ended with CHECK CONDITION,
+// what the initiator expected, as tgt has it.
 type TransferStats struct{ Commands, Bytes uint64 }
 
 // Attach adds an I_T nexus. Every unit it sees has POWER ON OCCURRED pending for it.
@@ -139,17 +141,18 @@ func (n *Nexus) Stats() []NexusStats {
 // count adds a finished task to the counters; the unit's mutex is held.
 func (s *NexusStats) count(t *Task) {
 	s.Commands++
+	in, out := int64(len(t.In)), int64(len(t.Out))
 	if t.answered() || t.Status == CheckCondition {
 		s.Errors++
+		in, out = t.MaxIn, t.MaxOut
 	}
-	switch {
-	case t.row == nil:
-	case t.row.Dir == DirIn:
+	if t.MaxIn > 0 {
 		s.In.Commands++
-		s.In.Bytes += uint64(len(t.In))
-	case t.row.Dir == DirOut:
+		s.In.Bytes += uint64(in)
+	}
+	if t.MaxOut > 0 {
 		s.Out.Commands++
-		s.Out.Bytes += uint64(len(t.Out))
+		s.Out.Bytes += uint64(out)
 	}
 }
 
