@@ -50,7 +50,6 @@ type Lib struct {
 	LockGetOwners func(image uintptr, mode *int32, owners *uintptr, n *uintptr) int32                        `c:"rbd_lock_get_owners"`
 	LockOwnersEnd func(owners *uintptr, n uintptr)                                                           `c:"rbd_lock_get_owners_cleanup"`
 	LockBreak     func(image uintptr, mode int32, owner string) int32                                        `c:"rbd_lock_break"`
-	IsLockOwner   func(image uintptr, is *int32) int32                                                       `c:"rbd_is_exclusive_lock_owner"`
 	WatchersList  func(image uintptr, w *Watcher, n *uintptr) int32                                          `c:"rbd_watchers_list"`
 	WatchersEnd   func(w *Watcher, n uintptr)                                                                `c:"rbd_watchers_list_cleanup"`
 	GetID         func(image uintptr, id *byte, n uintptr) int32                                             `c:"rbd_get_id"`
