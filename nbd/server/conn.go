@@ -23,8 +23,8 @@ type conn struct {
 	client Client
 	id     uint64
 
-	ncMu  sync.Mutex
-	nc    net.Conn // with TLS once it runs; ncMu, while others may abort
+	raw   net.Conn // what was accepted
+	nc    net.Conn // raw, or TLS on it; of the goroutine that runs
 	drive *conndrive.Conn
 
 	inLogin    *list.Element // in srv.logins during the handshake; srv.mu
@@ -45,7 +45,7 @@ func newConn(s *Server, nc net.Conn, a Access) *conn {
 	if s.cfg.Congestion != "-" {
 		conndrive.SetCongestion(nc, s.cfg.Congestion)
 	}
-	return &conn{srv: s, nc: nc, access: a, client: Client{Remote: nc.RemoteAddr(), Local: nc.LocalAddr()}}
+	return &conn{srv: s, raw: nc, nc: nc, access: a, client: Client{Remote: nc.RemoteAddr(), Local: nc.LocalAddr()}}
 }
 
 // Wake implements host.
@@ -59,12 +59,8 @@ func (c *conn) Abort(reason string) {
 	if c.serving.Load() {
 		c.m.stop()
 	}
-	c.abortOnce.Do(func() {
-		c.ncMu.Lock()
-		nc := c.nc
-		c.ncMu.Unlock()
-		nc.Close()
-	})
+	// Not by TLS: it would say good-bye to a peer that may read nothing.
+	c.abortOnce.Do(func() { c.raw.Close() })
 }
 
 // tick drives the connection's clock.
@@ -75,7 +71,7 @@ func (c *conn) tick(now time.Time) {
 
 func (c *conn) run() {
 	defer c.srv.forget(c)
-	defer func() { c.Abort("") }()
+	defer func() { c.nc.Close() }()
 	h, err := c.handshake()
 	crowdedOut := c.srv.endLogin(c)
 	if err != nil || h.session == nil {
@@ -124,7 +120,7 @@ func (c *conn) handshake() (h *handshake, err error) {
 	if err := c.readFull(head[:nbd.ClientFlagsLen]); err != nil {
 		return nil, err
 	}
-	h = &handshake{dir: c.srv.cfg.Directory, policy: c.access.policy(), client: &c.client}
+	h = &handshake{dir: c.srv.cfg.Directory, policy: c.access.policy(), noTLS: c.access.Upgrade == nil, client: &c.client}
 	if h.flags, err = nbd.DecodeClientFlags(head[:]); err != nil {
 		return h, err
 	}
@@ -143,6 +139,10 @@ func (c *conn) handshake() (h *handshake, err error) {
 		if next == stepTransmit {
 			// Before the client knows: then it gives way to nobody, and is seen.
 			c.begin(h)
+			// Who took the export away before that has not seen us.
+			if err := h.confirm(); err != nil {
+				return h, err
+			}
 		}
 		if _, err := c.nc.Write(reply); err != nil {
 			return h, err
@@ -194,9 +194,7 @@ func (c *conn) upgrade(h *handshake, deadline time.Time) error {
 	if err != nil {
 		return err
 	}
-	c.ncMu.Lock()
 	c.nc = nc
-	c.ncMu.Unlock()
 	nc.SetDeadline(deadline)
 	h.upgraded(id)
 	return nil

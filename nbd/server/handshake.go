@@ -29,14 +29,20 @@ const (
 	stepBye                  // the reply, then the end
 )
 
-// maxOptions bounds the options of one handshake.
-const maxOptions = 4096
+const (
+	// maxOptions bounds the options of one handshake.
+	maxOptions = 4096
+	// maxReason bounds why one is refused, in bytes: it may quote a name as long as
+	// a string of the protocol may be.
+	maxReason = nbd.MaxString / 2
+)
 
 // handshake is the server's part of the negotiation behind the greeting, without
 // a socket: options go in, replies come out. One connection, one goroutine.
 type handshake struct {
 	dir    Directory
 	policy TLSPolicy
+	noTLS  bool // there is no Upgrade, whatever the policy is
 	client *Client
 	flags  nbd.ClientFlags
 
@@ -51,7 +57,8 @@ type handshake struct {
 	// What was agreed on, after stepTransmit.
 	info      Info
 	session   Session
-	blockSize bool // the client knows the size constraints
+	entered   string // the name that the client asked for
+	blockSize bool   // the client knows the size constraints
 
 	out []byte // the reply that is being made
 	// refusal is why the last option was refused; empty if it was not.
@@ -135,6 +142,7 @@ func (h *handshake) tooBig(o nbd.Option) (reply []byte, err error) {
 func (h *handshake) ack(o nbd.Option) { h.out = nbd.AppendOptionReply(h.out, o, nbd.RepAck, nil) }
 
 func (h *handshake) fail(o nbd.Option, t nbd.ReplyType, why string) {
+	why = strings.ToValidUTF8(why[:min(len(why), maxReason)], "")
 	h.out, h.refusal = nbd.AppendOptionReply(h.out, o, t, []byte(why)), fmt.Sprintf("%v: %v: %s", o, t, why)
 }
 
@@ -145,7 +153,7 @@ func (h *handshake) startTLS(data []byte) step {
 		h.fail(o, nbd.RepErrInvalid, "data with an option that has none")
 	case h.secure:
 		h.fail(o, nbd.RepErrInvalid, "TLS runs already")
-	case h.policy == TLSOff:
+	case h.policy == TLSOff || h.noTLS:
 		h.fail(o, nbd.RepErrPolicy, "TLS is not configured here")
 	default:
 		h.ack(o)
@@ -200,11 +208,22 @@ func (h *handshake) enter(e Export, i Info, name string) error {
 	if err != nil {
 		return err
 	}
-	h.info, h.session = i, s
+	h.info, h.session, h.entered = i, s, name
 	if h.contextName != name {
 		h.allocation = false
 	}
 	return nil
+}
+
+// confirm asks again for the export that was entered: between find and the moment
+// from which CloseConns finds the connection it may have been taken away, or from
+// this client, or have become read-only.
+func (h *handshake) confirm() error {
+	_, i, err := h.find(h.entered)
+	if err == nil && (i.Name != h.info.Name || (i.Flags^h.info.Flags)&nbd.ReadOnly != 0) {
+		err = errors.New("the export was changed")
+	}
+	return err
 }
 
 // exportName is EXPORT_NAME, which cannot be refused but by hanging up.
