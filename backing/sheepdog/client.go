@@ -81,6 +81,7 @@ type client struct {
 	// always is.
 	owns func() bool
 
+	links   atomic.Uint32 // how often attach was called
 	losses  atomic.Uint32 // connections that have ended by themselves
 	assured atomic.Uint32 // how many of them the last attach knew of
 
@@ -199,6 +200,7 @@ func (c *client) dial(ctx context.Context) (*conn, error) {
 			if !same {
 				c.hangUp(k)
 			}
+			c.links.Add(1) // before attach looks whether the VDI is ours; see owner.taken
 			if c.attach != nil {
 				err = c.attach(ctx, k)
 			}
@@ -405,8 +407,9 @@ func (c *client) watch(probe func(ctx context.Context) error) {
 	c.probe = probe
 }
 
-// lost is told that a connection has ended by itself. Should nobody ask for
-// anything, the sheep is waited for all the same, so that Health is true.
+// lost is told that a connection has ended by itself, before anybody else can see
+// it: who makes the next one has to know. Should nobody ask for anything, the sheep
+// is waited for all the same, so that Health is true.
 func (c *client) lost() {
 	c.losses.Add(1)
 	c.probes.Lock()

@@ -52,7 +52,7 @@ type conn struct {
 	nc      net.Conn
 	gateway int // which of the client's gateways
 	timeout time.Duration
-	lost    func() // called when it has failed other than by close
+	lost    func() // called when it fails other than by close, with mu held
 
 	mu      sync.Mutex
 	pending map[uint32]*call
@@ -175,6 +175,9 @@ func (c *conn) fail(err error) {
 		c.mu.Unlock()
 		return
 	}
+	if c.lost != nil && !errors.Is(err, net.ErrClosed) {
+		c.lost()
+	}
 	c.err = fmt.Errorf("%w: %w", errLost, err)
 	lost := c.pending
 	c.pending = nil
@@ -184,9 +187,6 @@ func (c *conn) fail(err error) {
 	for _, x := range lost {
 		x.err = c.err
 		x.Leave()
-	}
-	if c.lost != nil && !errors.Is(err, net.ErrClosed) {
-		c.lost()
 	}
 }
 

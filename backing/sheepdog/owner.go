@@ -35,6 +35,7 @@ type owner struct {
 	turn  chan struct{} // one element: who takes over or lets go
 	since time.Time     // guarded by turn
 	asked asked         // guarded by turn
+	locks bool          // guarded by turn: the cluster has been seen to keep locks
 
 	closing atomic.Bool
 	stop    context.CancelFunc
@@ -141,7 +142,11 @@ var errNoLocks = errors.New("the cluster keeps no locks")
 func (o *owner) take(ctx context.Context, insist bool) error {
 	s, c := o.s, o.s.cl
 	begin := time.Now()
-	for {
+	for broken := false; ; {
+		// With a connection at hand none has to be made by lockOnce; should there be
+		// none, it says so too.
+		_, _ = c.conn(ctx)
+		links := c.links.Load()
 		vid, err := o.lockOnce(ctx)
 		var h holder
 		if err == nil {
@@ -149,7 +154,14 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 			if vid, h, err = o.unaware(ctx, locked); err != nil || vid != 0 {
 				err = errors.Join(err, release(c.via(context.WithoutCancel(ctx)), locked))
 			} else {
-				return o.taken(ctx, locked)
+				err = o.taken(ctx, locked, links, broken)
+				if !errors.Is(err, errRaced) || time.Since(begin) > o.patience() {
+					return err
+				}
+				if err := o.wait(ctx, c.cfg.Backoff); err != nil {
+					return err
+				}
+				continue
 			}
 		} else if errors.Is(err, wire.VDILocked) {
 			if vid, err = c.lookup(ctx, s.loc.Name, "", 0); err == nil {
@@ -162,11 +174,12 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 		switch {
 		case h.gone:
 			// Its sheep is no member any more, so nothing of it is carried out; or
-			// its process has ended. What was under way settles.
-			c.settle(time.Now())
+			// its process has ended. At once, as others may see the same: the longer
+			// ago we looked, the sooner it is the lock of one of them.
 			if err := release(c.via(ctx), vid); err != nil {
 				return err
 			}
+			broken = true
 			continue
 		case h.free && time.Since(begin) < o.patience():
 			// Let go between our two looks.
@@ -175,6 +188,7 @@ func (o *owner) take(ctx context.Context, insist bool) error {
 			}
 			continue
 		}
+		broken = false
 		o.saw("sheep " + h.sheep.String())
 		if !insist || time.Since(begin) > o.patience() {
 			return fmt.Errorf("%w: its sheep is %s", errNotOwner, h.sheep)
@@ -287,19 +301,43 @@ func (o *owner) lock(do via) (uint32, error) {
 	return resp.VID, err
 }
 
+// errRaced is of a gateway that had the lock and may not have it any more.
+var errRaced = fmt.Errorf("sheepdog: the lock was taken away again: %w", errNotOwner)
+
 // taken makes the locked VDI ours: the mark first, and then the index anew, which
-// the owner before us may have changed.
-func (o *owner) taken(ctx context.Context, vid uint32) error {
+// the owner before us may have changed. links is of before the lock was taken;
+// broken says that we have released that of an owner who is gone.
+//
+// An owner that did not let go in order has left its mark. What it had under way has
+// to settle then; and others may have seen that it is gone, and release the lock that
+// is ours by now, as the cluster asks nobody. Who has written the mark last owns the
+// VDI: the others find that out while it waits.
+func (o *owner) taken(ctx context.Context, vid, links uint32, broken bool) error {
 	s, c := o.s, o.s.cl
 	st, found, err := vdiState(c.via(ctx), vid)
 	if err != nil {
 		return err
 	}
-	if !found || st.LockState != wire.Locked {
+	switch {
+	case found && st.LockState == wire.Locked:
+		o.locks = true
+	case o.locks:
+		return errRaced
+	default:
 		return errNoLocks
 	}
+	before, err := readMark(c.via(ctx), vid)
+	if err != nil {
+		return errors.Join(err, release(c.via(context.WithoutCancel(ctx)), vid))
+	}
 	mark := append(record(o.token, hostID()), make([]byte, recordSize)...)
-	if err = c.writeInode(ctx, vid, mark, offMark); err == nil {
+	if err = c.writeInode(ctx, vid, mark, offMark); err == nil && (broken || before.valid) {
+		c.settle(time.Now())
+		if err := o.again(ctx, vid); err != nil {
+			return err
+		}
+	}
+	if err == nil {
 		var v *volume
 		if v, err = c.load(ctx, vid); err == nil {
 			if err = s.gate.lock(ctx); err == nil {
@@ -307,7 +345,16 @@ func (o *owner) taken(ctx context.Context, vid uint32) error {
 				s.resized(int64(v.Size))
 				o.holds.Store(true)
 				o.since = time.Now()
+				// attach has moved the lock to the sheep that we work through by now,
+				// if it has seen that we own the VDI.
+				raced := c.links.Load() != links
+				if raced {
+					o.holds.Store(false)
+				}
 				s.gate.unlock()
+				if raced {
+					return errRaced
+				}
 				if s.cl.vitals.Health().State == backing.Failed {
 					s.cl.vitals.Recover()
 				}
@@ -316,6 +363,35 @@ func (o *owner) taken(ctx context.Context, vid uint32) error {
 		}
 	}
 	return errors.Join(err, release(c.via(context.WithoutCancel(ctx)), vid))
+}
+
+// again takes the lock once more, which is another's if that one was as quick, when
+// the mark says that the VDI is ours. The lock names a sheep, and we do not know
+// the name of the one we work through.
+func (o *owner) again(ctx context.Context, vid uint32) error {
+	do := o.s.cl.via(ctx)
+	marked := func() error {
+		if m, err := readMark(do, vid); err != nil || m.token == o.token {
+			return err
+		}
+		return errRaced
+	}
+	if err := marked(); err != nil {
+		return err
+	}
+	if err := release(do, vid); err != nil {
+		return err
+	}
+	got, err := o.lockOnce(ctx)
+	switch {
+	case errors.Is(err, wire.VDILocked):
+		return errRaced
+	case err != nil:
+		return err
+	case got != vid:
+		return errors.Join(errRaced, release(do, got))
+	}
+	return marked()
 }
 
 // moved follows the VDI to the id it has after a snapshot. The gate is held alone.
@@ -518,7 +594,7 @@ type holder struct {
 	asker [16]byte // whose request lies beside the mark; zero: nobody's
 }
 
-// holder finds out about the owner of a VDI that is locked.
+// holder finds out about the owner of a VDI that is locked. turn is held.
 func (o *owner) holder(ctx context.Context, vid uint32) (holder, error) {
 	do := o.s.cl.via(ctx)
 	st, found, err := vdiState(do, vid)
@@ -533,6 +609,7 @@ func (o *owner) holder(ctx context.Context, vid uint32) (holder, error) {
 	if err != nil {
 		return h, err
 	}
+	o.locks = true
 	if !slices.Contains(members, st.Owner) {
 		h.gone = true
 		return h, nil

@@ -389,3 +389,87 @@ func TestOwnerMissesSnapshot(t *testing.T) {
 		t.Errorf("open for one alone: %v", err)
 	}
 }
+
+// TestTakenByTwo: an owner is gone, and several gateways that wait see it at the same
+// time. One of them has the VDI; the others do not release its lock for that of the one
+// before, and none writes without the lock.
+func TestTakenByTwo(t *testing.T) {
+	ctx := t.Context()
+	const waiting = 3
+	r := newRig(t, waiting+1, sheepfake.Options{Locks: true, Shuffle: true})
+	patient := quick
+	patient.Settle, patient.AnswerTimeout = 100*time.Millisecond, 5*time.Second
+	var stores []*sheepdog.Store
+	for i := range waiting + 1 {
+		l := r.location("disk", i)
+		l.Shared = true
+		s, err := sheepdog.OpenAt(ctx, l, exclusive, patient)
+		ok(t, err)
+		defer s.Close()
+		stores = append(stores, s)
+	}
+	r.SetFault(func(q sheepfake.Request) sheepfake.Fault {
+		if q.Data() && !q.Inode() && q.Flags != 0 {
+			if owner, held := r.Owner("disk"); !held || owner != q.Sheep {
+				t.Errorf("sheep %v writes while %v has the lock (%v)", q.Sheep, owner, held)
+			}
+		}
+		return sheepfake.Fault{}
+	})
+	for round := range byte(8) {
+		first := int(round) % len(stores)
+		ok(t, stores[first].WriteAt(ctx, fill(4096, round), 0))
+		r.sheep[first].Stop()
+		var wg sync.WaitGroup
+		for i, s := range stores {
+			if i != first {
+				wg.Go(func() {
+					if err := s.WriteAt(ctx, fill(4096, round), int64(i)<<13); err != nil {
+						t.Errorf("gateway %d: %v", i, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		ok(t, r.sheep[first].Start())
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// TestSheepLostWhileTaking: the sheep is lost through which the lock was taken, before
+// the VDI is the gateway's. The lock of a sheep that is no member keeps nobody out.
+func TestSheepLostWhileTaking(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t, 3, sheepfake.Options{Locks: true})
+	first := r.sheep[0].ID()
+	stopped := make(chan struct{})
+	var once sync.Once
+	r.SetFault(func(q sheepfake.Request) sheepfake.Fault {
+		if q.Sheep == first && q.Inode() && q.Flags != 0 {
+			once.Do(func() {
+				go func() {
+					r.sheep[0].Stop()
+					close(stopped)
+				}()
+			})
+			return sheepfake.Fault{Kind: sheepfake.CloseBefore}
+		}
+		return sheepfake.Fault{}
+	})
+	v, err := sheepdog.OpenAt(ctx, r.location("disk", 2), backing.OpenOptions{Create: true, CreateSize: 8 * mib}, quick)
+	ok(t, err)
+	ok(t, v.Close())
+	s := r.open(t, r.location("disk", 0, 1), exclusive)
+	defer s.Close()
+	<-stopped
+	if owner, held := r.Owner("disk"); !held || owner != r.sheep[1].ID() {
+		t.Errorf("owner %v, %v", owner, held)
+	}
+	if _, err := sheepdog.OpenAt(ctx, r.location("disk", 2), exclusive, quick); !errors.Is(err, backing.ErrBusy) {
+		t.Errorf("second open: %v", err)
+	}
+	ok(t, s.WriteAt(ctx, fill(4096, 1), 0))
+	expect(t, s, 0, fill(4096, 1))
+}
