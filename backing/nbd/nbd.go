@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/bits"
 	"strconv"
+	"time"
 
 	"blockgate/backing"
 	"blockgate/nbd"
@@ -263,6 +264,9 @@ func (s *Store) Refresh(ctx context.Context) (int64, error) {
 // Close ends the connections. Calls that are under way end with
 // backing.ErrClosed.
 func (s *Store) Close() error { return storeError(s.cl.Close()) }
+
+// SetStall implements backing.Staller.
+func (s *Store) SetStall(limit time.Duration) { s.cl.SetStall(limit) }
 
 // Health implements backing.Healther.
 func (s *Store) Health() backing.Health {

@@ -12,9 +12,9 @@ import (
 // call carries out a request by the control channel. One that may be repeated
 // is sent again if the process ends meanwhile.
 func (s *Store) call(ctx context.Context, repeat bool, op string, in, out any) error {
-	if s.stall >= 0 {
+	if stall := s.limit(); stall >= 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, s.stall+s.cfg.Grace, fmt.Errorf("the plugin has not answered for %v", s.stall))
+		ctx, cancel = context.WithTimeoutCause(ctx, stall+s.cfg.Grace, fmt.Errorf("the plugin has not answered for %v", stall))
 		defer cancel()
 	}
 	select {

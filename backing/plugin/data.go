@@ -20,7 +20,7 @@ import (
 // others it keeps what has not been flushed and writes it again.
 func (s *Store) connect(ctx context.Context) (*nbd.Store, error) {
 	return nbd.OpenAt(ctx, client.Config{Dial: s.dial, Conns: conns}, s.cfg.Name+":"+s.info.Location, backing.OpenOptions{
-		ReadOnly: s.info.ReadOnly, Sync: s.durable, Stall: s.stall,
+		ReadOnly: s.info.ReadOnly, Sync: s.durable, Stall: s.limit(),
 	})
 }
 

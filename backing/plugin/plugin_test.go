@@ -297,6 +297,32 @@ func TestHang(t *testing.T) {
 	wait(t, "it writes again", func() bool { return s.WriteAt(t.Context(), make([]byte, 512), 0) == nil })
 }
 
+// The limit can be changed while the store is open; it holds here, in the plugin
+// and in the plugins that come after it.
+func TestSetStall(t *testing.T) {
+	h := newHost(t, "ok")
+	s, err := h.open(t.Context(), "?hang=1", -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	backing.SetStall(s, 300*time.Millisecond)
+	wait(t, "the plugin is told", func() bool { return strings.Contains(h.log.String(), "toy: the limit is 300ms") })
+	if err := s.WriteAt(t.Context(), make([]byte, 512), 0); !errors.Is(err, backing.ErrStalled) {
+		t.Fatalf("a write that hangs: %v", err)
+	}
+	wait(t, "another process", func() bool { return strings.Contains(h.log.String(), "toy: opened with a limit of 300ms") })
+	wait(t, "it writes again", func() bool { return s.WriteAt(t.Context(), make([]byte, 512), 0) == nil })
+	backing.SetStall(s, time.Hour)
+	wait(t, "the plugin is told again", func() bool { return strings.Contains(h.log.String(), "toy: the limit is 1h0m0s") })
+	syscall.Kill(s.PID(), syscall.SIGSTOP)
+	// The stop is noticed after longer than the former limit.
+	if err := s.WriteAt(t.Context(), make([]byte, 512), 0); err != nil {
+		t.Errorf("a write while the plugin is replaced: %v", err)
+	}
+	wait(t, "the next one knows", func() bool { return strings.Contains(h.log.String(), "toy: opened with a limit of 1h0m0s") })
+}
+
 // With no process to be had calls end after the stall limit.
 func TestNoProcessAnyMore(t *testing.T) {
 	h := newHost(t, "ok")

@@ -28,6 +28,8 @@ type process struct {
 	replace chan string
 
 	dead   chan struct{} // closed when it has ended
+	stalls sync.Mutex    // held while it is told of a limit
+	stall  time.Duration // the limit that it knows
 	data   net.Conn      // gets one end of each data connection
 	given  atomic.Int32  // how many there were
 	mu     sync.Mutex
@@ -124,9 +126,10 @@ func (s *Store) greet(ctx context.Context, p *process, again bool) error {
 		return fmt.Errorf("%s is the plugin for %q, not for %q", path, hello.Name, s.cfg.Name)
 	}
 	o := s.options
+	p.stall = s.limit()
 	in := control.Open{
 		Location: s.location, ReadOnly: o.ReadOnly, Create: o.Create && !again, CreateSize: o.CreateSize,
-		Direct: o.Direct, Sync: o.Sync, Exclusive: o.Exclusive, Stall: s.stall, Again: again,
+		Direct: o.Direct, Sync: o.Sync, Exclusive: o.Exclusive, Stall: p.stall, Again: again,
 	}
 	if again {
 		in.CreateSize = 0 // it may have been resized since

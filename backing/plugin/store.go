@@ -20,7 +20,7 @@ type Store struct {
 	log      *slog.Logger
 	location string
 	options  backing.OpenOptions
-	stall    time.Duration // negative: for ever
+	stall    atomic.Int64 // a time.Duration; negative: for ever
 
 	// From the first process; a later one has the same.
 	info    backing.Info
@@ -51,13 +51,11 @@ type Store struct {
 func Open(ctx context.Context, cfg Config, location string, o backing.OpenOptions) (*Store, error) {
 	cfg.complete()
 	s := &Store{
-		cfg: cfg, log: cfg.Logger.With("plugin", cfg.Name, "location", location), location: location, options: o, stall: o.Stall,
+		cfg: cfg, log: cfg.Logger.With("plugin", cfg.Name, "location", location), location: location, options: o,
 		stop: make(chan struct{}), ended: make(chan struct{}), changed: make(chan struct{}), resized: make(chan struct{}, 1),
 		calls: make(chan struct{}, control.MaxCalls-1), // one is for the end
 	}
-	if s.stall == 0 {
-		s.stall = DefaultStall
-	}
+	s.stall.Store(int64(stallOf(o.Stall)))
 	p, err := s.startProcess(ctx, false)
 	if err != nil {
 		return nil, err
@@ -184,8 +182,9 @@ func (s *Store) wake() {
 // ready waits for a process, within the stall limit.
 func (s *Store) ready(ctx context.Context) (*process, error) {
 	var limit <-chan time.Time
-	if s.stall >= 0 {
-		t := time.NewTimer(s.stall)
+	stall := s.limit()
+	if stall >= 0 {
+		t := time.NewTimer(stall)
 		defer t.Stop()
 		limit = t.C
 	}
@@ -204,7 +203,7 @@ func (s *Store) ready(ctx context.Context) (*process, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-limit:
-			return nil, fmt.Errorf("%w: no plugin for %v: %s", backing.ErrStalled, s.stall, reason)
+			return nil, fmt.Errorf("%w: no plugin for %v: %s", backing.ErrStalled, stall, reason)
 		}
 	}
 }

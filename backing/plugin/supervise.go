@@ -144,6 +144,7 @@ func (s *Store) publish(p *process) {
 	s.wake()
 	s.mu.Unlock()
 	s.apply(p)
+	go s.tellStall(p) // it may have been changed since the process was told
 }
 
 // event takes what a process tells by itself.

@@ -109,6 +109,7 @@ func openToy(_ context.Context, location string, o side.Options) (backing.Store,
 			fmt.Fprintf(os.Stderr, "noise %d %s\n", i, strings.Repeat("x", 2000))
 		}
 	}
+	fmt.Fprintln(os.Stderr, "toy: opened with a limit of", o.Stall)
 	flags := os.O_RDWR
 	if o.Create {
 		flags |= os.O_CREATE
@@ -318,6 +319,10 @@ func (s *toy) Health() backing.Health {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.health
+}
+
+func (s *toy) SetStall(limit time.Duration) {
+	fmt.Fprintln(os.Stderr, "toy: the limit is", limit)
 }
 
 func (s *toy) NotifyRestart(fn func(string)) {

@@ -35,6 +35,7 @@ type Client struct {
 	cfg  Config
 	exp  Export // of the first connection
 	size atomic.Int64
+	wait atomic.Int64 // Config.Stall, or what SetStall said since
 
 	cur  atomic.Pointer[link] // nil: there is none
 	upMu sync.Mutex
@@ -71,6 +72,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	c.status.poke = make(chan struct{}, 1)
 	c.journal.limit = c.cfg.Unflushed
 	c.zeroMax.Store(maxZeroes)
+	c.wait.Store(int64(c.cfg.Stall))
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	l, err := c.connect(ctx)
 	if err != nil {
@@ -101,6 +103,20 @@ func (c *Client) Conns() int {
 	}
 	return 0
 }
+
+// SetStall changes Config.Stall, for calls that wait as well, roughly. It does not
+// block.
+func (c *Client) SetStall(limit time.Duration) {
+	if limit == 0 {
+		limit = DefaultStall
+	}
+	c.wait.Store(int64(limit))
+	if l := c.cur.Load(); l != nil {
+		l.setStall(limit)
+	}
+}
+
+func (c *Client) stall() time.Duration { return time.Duration(c.wait.Load()) }
 
 // Close ends the connections. Calls that are under way end with ErrClosed. What
 // was not flushed may be lost. The second Close is ErrClosed.
@@ -298,8 +314,9 @@ var errDown error = &lostError{errors.New("the server cannot be reached")}
 // insist is do after the first attempt did not succeed.
 func (c *Client) insist(ctx context.Context, o *op, begin time.Time, err error) error {
 	var limit <-chan time.Time
-	if c.cfg.Stall >= 0 {
-		t := time.NewTimer(time.Until(begin.Add(c.cfg.Stall)))
+	stall := c.stall()
+	if stall >= 0 {
+		t := time.NewTimer(time.Until(begin.Add(stall)))
 		defer t.Stop()
 		limit = t.C
 	}
@@ -316,18 +333,18 @@ func (c *Client) insist(ctx context.Context, o *op, begin time.Time, err error) 
 		if aerr != nil {
 			return aerr
 		}
-		left := time.Until(begin.Add(c.cfg.Stall))
-		if l == nil || c.cfg.Stall >= 0 && left <= 0 {
+		left := time.Until(begin.Add(stall))
+		if l == nil || stall >= 0 && left <= 0 {
 			if s := c.Status(); cause == errDown && s.State == Stalled {
-				return fmt.Errorf("%w within %v: %s", ErrTimeout, c.cfg.Stall, s.Reason)
+				return fmt.Errorf("%w within %v: %s", ErrTimeout, stall, s.Reason)
 			}
-			return fmt.Errorf("%w within %v: %w", ErrTimeout, c.cfg.Stall, cause)
+			return fmt.Errorf("%w within %v: %w", ErrTimeout, stall, cause)
 		}
 		if (o.modifies() || o.req.Type == nbd.CmdFlush) && c.status.broken.Load() {
 			return c.failure()
 		}
 		o.patience = ticks
-		if every := c.cfg.Stall / ticks; every > 0 {
+		if every := stall / ticks; every > 0 {
 			o.patience = uint32(left/every) + 1
 		}
 		if err = c.attempt(ctx, o); err == nil {

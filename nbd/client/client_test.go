@@ -431,6 +431,30 @@ func TestStall(t *testing.T) {
 	ok(t, c.WriteAt(t.Context(), make([]byte, 10), 0, 0))
 }
 
+// The limit changes on connections that are open.
+func TestSetStall(t *testing.T) {
+	srv := start(t, modern)
+	cfg := quick(srv)
+	cfg.Stall = -1
+	c := open(t, cfg)
+	release := make(chan struct{})
+	srv.SetFault(func(nbd.Request) nbdfake.Fault { return nbdfake.Fault{Kind: nbdfake.Slow, Until: release} })
+	c.SetStall(80 * time.Millisecond)
+	is(t, c.ReadAt(t.Context(), make([]byte, 10), 0), client.ErrTimeout)
+	close(release)
+	srv.SetFault(nil)
+	ok(t, c.ReadAt(t.Context(), make([]byte, 10), 0))
+	// And back: what waits is answered after longer than the former limit.
+	c.SetStall(-1)
+	release = make(chan struct{})
+	srv.SetFault(func(nbd.Request) nbdfake.Fault { return nbdfake.Fault{Kind: nbdfake.Slow, Until: release} })
+	time.AfterFunc(300*time.Millisecond, func() { close(release) })
+	ok(t, c.ReadAt(t.Context(), make([]byte, 10), 0))
+	if s := c.Status(); s.State != client.Connected {
+		t.Errorf("status = %+v", s)
+	}
+}
+
 // A call with no limit waits until its context ends, or the client is closed.
 func TestStallForEver(t *testing.T) {
 	srv := start(t, modern)

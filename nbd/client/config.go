@@ -29,7 +29,7 @@ type Config struct {
 	// them coherent; 0: DefaultConns. One to every other.
 	Conns int
 	// Stall is how long a call waits for a server that does not answer or cannot
-	// be reached before it is ErrTimeout; 0: DefaultStall, negative: for ever.
+	// be reached before it is ErrTimeout; 0: DefaultStall, negative: for ever. See SetStall.
 	Stall time.Duration
 	// Unflushed is how much is kept of what the server has acknowledged and not
 	// yet flushed, in bytes, to be written again to a server that was lost; 0:

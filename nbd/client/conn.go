@@ -15,13 +15,13 @@ import (
 // conn is a connection in the transmission phase. Requests are pipelined; the
 // server answers in any order.
 type conn struct {
-	nc    net.Conn
-	in    *input
-	exp   *Export
-	stall time.Duration // negative: no limit
-	every time.Duration // between ticks
+	nc  net.Conn
+	in  *input
+	exp *Export
 
 	mu       sync.Mutex
+	stall    time.Duration // negative: no limit
+	every    time.Duration // between ticks
 	pending  map[uint64]*call
 	cookie   uint64
 	tick     uint32
@@ -57,12 +57,13 @@ const abandonGrace = time.Second
 const disconnectTime = 200 * time.Millisecond
 
 func newConn(nc net.Conn, exp *Export, stall time.Duration, failed func(error), slowly func(bool)) *conn {
-	every, limit := stall/ticks, stall
+	limit := stall
 	if stall < 0 {
 		// A server that reads nothing for so long is left all the same: who is in
 		// the middle of sending to it could not give up otherwise.
-		every, limit = 2*time.Second, DefaultStall
+		limit = DefaultStall
 	}
+	every := tickOf(stall)
 	c := &conn{
 		nc: nc, in: newInput(nc), exp: exp, stall: stall, every: every,
 		pending: make(map[uint64]*call), drained: make(chan struct{}),
@@ -73,6 +74,29 @@ func newConn(nc net.Conn, exp *Export, stall time.Duration, failed func(error), 
 	c.timer = time.AfterFunc(every, c.watch)
 	c.mu.Unlock()
 	return c
+}
+
+// tickOf is the time between ticks.
+func tickOf(stall time.Duration) time.Duration {
+	if stall < 0 {
+		return 2 * time.Second
+	}
+	return max(stall/ticks, time.Millisecond)
+}
+
+// setStall changes the limit. Who waits has as many ticks left as before, of the
+// new length. How long sending may take stays: it ends with the connection, and
+// that is not what a call waits for in the end.
+func (c *conn) setStall(limit time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stall == limit {
+		return
+	}
+	c.stall, c.every = limit, tickOf(limit)
+	if c.err == nil {
+		c.timer.Reset(c.every)
+	}
 }
 
 // run takes answers until the connection ends.

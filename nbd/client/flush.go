@@ -66,8 +66,8 @@ func (c *Client) waitRoom(ctx context.Context) error {
 		return nil
 	}
 	var limit <-chan time.Time
-	if c.cfg.Stall >= 0 {
-		t := time.NewTimer(c.cfg.Stall)
+	if stall := c.stall(); stall >= 0 {
+		t := time.NewTimer(stall)
 		defer t.Stop()
 		limit = t.C
 	}

@@ -53,6 +53,12 @@ func (l *link) fail(err error) {
 	}
 }
 
+func (l *link) setStall(limit time.Duration) {
+	for _, k := range l.conns {
+		k.setStall(limit)
+	}
+}
+
 // close ends the link and waits for its goroutines.
 func (l *link) close(polite bool) {
 	for _, k := range l.conns {
@@ -115,7 +121,7 @@ func (c *Client) connectOne(ctx context.Context, l *link) (*conn, error) {
 		nc.Close()
 		return nil, err
 	}
-	return newConn(h.nc, exp, c.cfg.Stall, l.fail, func(slow bool) { c.status.late(l, slow) }), nil
+	return newConn(h.nc, exp, c.stall(), l.fail, func(slow bool) { c.status.late(l, slow) }), nil
 }
 
 // kept are the flags that a server must not lose while we are connected: others
@@ -225,6 +231,7 @@ func (c *Client) attach(l *link) error {
 func (c *Client) use(l *link) {
 	c.status.up(l)
 	c.cur.Store(l)
+	l.setStall(c.stall()) // it may have been changed since they were made
 	c.upMu.Lock()
 	close(c.up)
 	c.up = make(chan struct{})

@@ -33,15 +33,15 @@ const (
 func (c *Client) Refresh(ctx context.Context) (int64, error) {
 	done := make(chan refreshed, 1)
 	var limit <-chan time.Time
-	if c.cfg.Stall >= 0 {
-		t := time.NewTimer(c.cfg.Stall)
+	if stall := c.stall(); stall >= 0 {
+		t := time.NewTimer(stall)
 		defer t.Stop()
 		limit = t.C
 	}
 	select {
 	case c.refreshes <- refreshing{ctx, done}:
 	case <-limit:
-		return c.Size(), fmt.Errorf("%w within %v: %s", ErrTimeout, c.cfg.Stall, c.Status().Reason)
+		return c.Size(), fmt.Errorf("%w within %v: %s", ErrTimeout, c.stall(), c.Status().Reason)
 	case <-ctx.Done():
 		return c.Size(), context.Cause(ctx)
 	case <-c.ctx.Done():

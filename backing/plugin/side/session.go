@@ -37,6 +37,9 @@ func (s *session) handle(ctx context.Context, m control.Message) {
 	case control.OpPing:
 		s.answer(m, nil, nil)
 		return
+	case control.OpStall:
+		s.answer(m, nil, s.setStall(m))
+		return
 	}
 	s.mu.Lock()
 	full := s.busy >= control.MaxCalls
@@ -73,6 +76,24 @@ func (s *session) answer(m control.Message, body any, err error) {
 	}
 }
 
+// setStall tells the store of a new limit, which does not block.
+func (s *session) setStall(m control.Message) error {
+	in, err := decode[control.Stall](m)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	store := s.store
+	s.mu.Unlock()
+	if store == nil {
+		return errNoStore
+	}
+	backing.SetStall(store, in.Limit)
+	return nil
+}
+
+var errNoStore = errors.New("no store is open")
+
 // call carries out what may wait.
 func (s *session) call(ctx context.Context, m control.Message) (any, error) {
 	switch m.Op {
@@ -89,7 +110,7 @@ func (s *session) call(ctx context.Context, m control.Message) (any, error) {
 	store := s.store
 	s.mu.Unlock()
 	if store == nil {
-		return nil, errors.New("no store is open")
+		return nil, errNoStore
 	}
 	return perform(ctx, store, m)
 }

@@ -22,6 +22,7 @@
 //   - backing.Notifier and backing.Healther: each change is told to the gateway.
 //     A store that reports backing.Failed is out of use until the operator opens
 //     it again; the gateway ends the process.
+//   - backing.Staller: is told when OpenOptions.Stall has changed. It must not block.
 //   - Durable: see there; without it a crash of the process after writes that no
 //     flush followed makes the store fail for good.
 //   - Restarter: a store that cannot go on in this process.

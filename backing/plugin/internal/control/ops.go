@@ -13,6 +13,7 @@ const (
 	OpOpen           = "open"
 	OpClose          = "close" // the plugin closes the store, answers and ends
 	OpPing           = "ping"
+	OpStall          = "stall" // the limit of waiting has changed
 	OpResize         = "resize"
 	OpRefresh        = "refresh"
 	OpUsage          = "usage"
@@ -81,6 +82,11 @@ type Status struct {
 	Size   int64         `json:"size"`
 	State  backing.State `json:"state"`
 	Reason string        `json:"reason,omitempty"`
+}
+
+// Stall has the new limit of Open.Stall.
+type Stall struct {
+	Limit time.Duration `json:"limit"` // nanoseconds; negative: for ever
 }
 
 // Resize has the new size; the answer is a Status, as that of OpRefresh is.
