@@ -25,7 +25,8 @@ const (
 // load starts what the state says. What cannot start is noted as failed.
 func (d *Daemon) load(ctx context.Context) {
 	s := d.st.Snapshot()
-	d.gw.SetOffline(s.System().Value.Offline)
+	sys := s.System().Value
+	d.gw.SetOffline(sys.Offline || sys.Stopped())
 	d.gw.SetDiscoveryAuth(discoveryPolicy(s))
 
 	limited, cancel := context.WithTimeout(ctx, startLimit)

@@ -329,7 +329,7 @@ func (r *reconciler) accountsStep(_ context.Context, p *state.Plan) error {
 	}
 	apply := func(s *state.Snapshot) error {
 		sys := s.System().Value
-		r.gw.SetOffline(sys.Offline)
+		r.gw.SetOffline(sys.Offline || sys.Stopped())
 		r.gw.SetDiscoveryAuth(discoveryPolicy(s))
 		if len(changed) == 0 {
 			return nil

@@ -152,3 +152,14 @@ type System struct {
 	// (see Config). Empty: it was made by hand.
 	Scope string `json:"scope,omitempty" yaml:"-"`
 }
+
+// ParamDriver is the parameter of the system that tgtadm's --op stop --mode lld
+// sets to DriverStopped: no connection is taken until --op start, or until tgtd
+// starts again.
+const (
+	ParamDriver   = "iscsi_driver"
+	DriverStopped = "stopped"
+)
+
+// Stopped tells whether the iSCSI driver is stopped.
+func (s *System) Stopped() bool { return s.Params[ParamDriver] == DriverStopped }

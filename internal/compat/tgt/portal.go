@@ -60,6 +60,9 @@ func (a *admin) showPortals() error {
 	if err != nil {
 		return err
 	}
+	if sys, err := a.settings(); err != nil || sys.Stopped() {
+		return err // none of them takes connections
+	}
 	a.notes = append(a.notes, writePortals(a.out, list)...)
 	return nil
 }

@@ -83,8 +83,8 @@ type request struct {
 	mode mode
 	op   op
 
-	driver  string
-	tid     int // -1: not given
+	driver  string // empty: not given, which is iscsi
+	tid     int    // -1: not given
 	sid     uint64
 	cid     uint32
 	lun     uint64 // noID: not given
@@ -147,7 +147,7 @@ type exit struct{ status int }
 // parseTgtadm reads the command line. Messages go to stderr, the answers to
 // --help and --version to stdout.
 func parseTgtadm(args []string, stdout, stderr io.Writer) (*request, *exit) {
-	r := &request{tid: -1, lun: noID, driver: "iscsi", deviceType: "disk"}
+	r := &request{tid: -1, lun: noID, deviceType: "disk"}
 	g := getopt{options: tgtadmOptions(), args: args}
 	haveMode, haveOp := false, false
 	usage := func(format string, a ...any) *exit {

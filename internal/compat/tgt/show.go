@@ -195,6 +195,13 @@ func (a *admin) showSystem() error {
 	return nil
 }
 
+func driverState(s *state.System) string {
+	if s.Stopped() {
+		return "stopped"
+	}
+	return "ready"
+}
+
 func writeSystem(w io.Writer, s *state.System, engines []v1.Engine) {
 	st, debug := "ready", "off"
 	if s.Offline {
@@ -203,7 +210,7 @@ func writeSystem(w io.Writer, s *state.System, engines []v1.Engine) {
 	if s.Debug {
 		debug = "on"
 	}
-	fmt.Fprintf(w, "System:\n    State: %s\n    debug: %s\nLLDs:\n    iscsi: ready\n    iser: error\nBacking stores:\n", st, debug)
+	fmt.Fprintf(w, "System:\n    State: %s\n    debug: %s\nLLDs:\n    iscsi: %s\n    iser: error\nBacking stores:\n", st, debug, driverState(s))
 	for _, b := range bstypes() {
 		if !slices.ContainsFunc(engines, func(e v1.Engine) bool { return e.Scheme == b.scheme }) {
 			continue

@@ -110,7 +110,8 @@ func waitEnd(ctx context.Context, socket string) error {
 	}
 }
 
-// lld is about drivers: there is iSCSI, which runs as long as the daemon does.
+// lld is about drivers: there is iSCSI. Stopped, which it can be without targets, it
+// takes no connections, and commands that name it do not find it.
 func (a *admin) lld() error {
 	sys, err := a.api.System(a.ctx)
 	if err != nil {
@@ -119,22 +120,39 @@ func (a *admin) lld() error {
 	switch {
 	case a.op == opStart && a.driver == "iser":
 		return &failure{message: msgUnknown, detail: "iSER is not served"}
-	case a.op == opStart || a.driver == "iser" && a.op == opStop:
+	case a.driver == "iser" && a.op == opStop:
 		return nil
 	case a.op == opStop && sys.Targets > 0:
 		return fail(msgDriverBusy)
-	case a.op == opStop:
-		return &failure{message: msgNotSupported, detail: "the iSCSI driver ends with tgtd; portals are closed with --mode portal --op delete"}
+	case a.op == opStart || a.op == opStop:
+		return a.setDriver(sys.Stopped(), a.op == opStop)
 	}
 	targets, err := a.api.Targets(a.ctx)
 	if err != nil {
 		return err
 	}
 	slices.SortFunc(targets, func(x, y v1.Target) int { return cmp.Compare(x.ID, y.ID) })
-	fmt.Fprintln(a.out, "LLDs:\n    iscsi: ready")
+	fmt.Fprintf(a.out, "LLDs:\n    iscsi: %s\n", driverState(&sys.System))
 	for _, t := range targets {
 		fmt.Fprintf(a.out, "        Target %d: %s\n", t.ID, t.Name)
 	}
 	fmt.Fprintln(a.out, "    iser: error")
 	return nil
+}
+
+func (a *admin) setDriver(is, stopped bool) error {
+	if is == stopped {
+		return nil
+	}
+	return a.changeSystem(func(s *state.System) error {
+		delete(s.Params, state.ParamDriver)
+		if !stopped {
+			return nil
+		}
+		if s.Params == nil {
+			s.Params = map[string]string{}
+		}
+		s.Params[state.ParamDriver] = state.DriverStopped
+		return nil
+	})
 }

@@ -84,6 +84,14 @@ func (a *admin) run() error {
 		}
 		return fail(msgNoDriver)
 	}
+	if a.driver == "iscsi" && a.mode != modeDriver {
+		switch sys, err := a.settings(); {
+		case err != nil:
+			return err
+		case sys.Stopped():
+			return &failure{message: msgNoDriver, detail: "it is stopped: tgtadm --lld iscsi --op start --mode lld"}
+		}
+	}
 	switch a.mode {
 	case modeSystem:
 		return a.system()

@@ -178,11 +178,12 @@ func choosePortals(given, kept []state.Portal) []state.Portal {
 	return out
 }
 
-// setDefaults keeps what new targets of this start get; tgtadm reads it there.
+// setDefaults keeps what new targets of this start get; tgtadm reads it there. The
+// driver is started.
 func setDefaults(ctx context.Context, d *daemon.Daemon, o *tgtdOptions) error {
 	sys := d.System(ctx)
 	changed := false
-	for k, v := range map[string]string{"nop_interval": o.nopInterval, "nop_count": o.nopCount} {
+	for k, v := range map[string]string{"nop_interval": o.nopInterval, "nop_count": o.nopCount, state.ParamDriver: ""} {
 		if sys.Params[k] == v {
 			continue
 		}

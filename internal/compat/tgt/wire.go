@@ -71,9 +71,6 @@ func decodeRequest(b []byte) (*request, error) {
 		tid: int(int32(wire.Uint32(b[atTID:]))), sid: wire.Uint64(b[atSID:]), lun: wire.Uint64(b[atLUN:]), cid: wire.Uint32(b[atCID:]),
 		outgoing: wire.Uint32(b[atOutgoing:]) != 0, force: wire.Uint32(b[atForce:]) != 0,
 	}
-	if r.driver == "" {
-		r.driver = "iscsi"
-	}
 	var known bool
 	if r.deviceType, known = deviceOf(wire.Uint32(b[atDevice:])); !known {
 		return nil, fmt.Errorf("there is no device type %#x", wire.Uint32(b[atDevice:]))
