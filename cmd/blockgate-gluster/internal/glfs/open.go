@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"syscall"
 	"time"
@@ -45,14 +44,9 @@ func Open(ctx context.Context, lib *gfapi.Library, rest string, o Options) (*Sto
 }
 
 func open(ctx context.Context, attach func() (volume, error), l Location, o Options) (*Store, error) {
-	s := &Store{loc: l, opt: o, stall: o.Stall}
+	s := &Store{loc: l, opt: o}
+	s.SetStall(o.Stall)
 	s.flush.turn, s.reach.repair = make(chan struct{}, 1), make(chan struct{}, 1)
-	switch {
-	case s.stall == 0:
-		s.stall = DefaultStall
-	case s.stall < 0:
-		s.stall = math.MaxInt64
-	}
 	// The library knows nothing of contexts. What hangs is left alone.
 	done := make(chan error)
 	go func() {
@@ -222,7 +216,7 @@ func (s *Store) firstLock(ctx context.Context, f file) error {
 	}
 	limit := lockTime
 	if s.opt.Again {
-		limit = max(limit, min(s.stall, time.Minute))
+		limit = max(limit, min(s.limit(), time.Minute))
 	}
 	deadline := time.Now().Add(limit)
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {

@@ -82,7 +82,8 @@ func (s *Store) try(ctx context.Context, modify bool, fn func(context.Context, f
 	if modify {
 		base = context.WithoutCancel(ctx)
 	}
-	base, cancel := context.WithTimeout(base, s.stall)
+	stall := s.limit()
+	base, cancel := context.WithTimeout(base, stall)
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 
@@ -106,7 +107,7 @@ func (s *Store) try(ctx context.Context, modify bool, fn func(context.Context, f
 			if last == nil {
 				last = errSilent
 			}
-			return s.tooLate(last)
+			return s.tooLate(stall, last)
 		case errors.As(err, &end):
 			return end.error
 		case !s.again(err):
@@ -125,14 +126,14 @@ func (s *Store) try(ctx context.Context, modify bool, fn func(context.Context, f
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case base.Err() != nil:
-			return s.tooLate(last)
+			return s.tooLate(stall, last)
 		}
 	}
 }
 
-func (s *Store) tooLate(err error) error {
+func (s *Store) tooLate(stall time.Duration, err error) error {
 	s.health.set(backing.Stalled, fmt.Sprintf("gluster %s: %v", s.loc.name(), err))
-	return fmt.Errorf("given up after %v: %w", s.stall, err)
+	return fmt.Errorf("given up after %v: %w", stall, err)
 }
 
 // again tells whether a call may be made again after an error.

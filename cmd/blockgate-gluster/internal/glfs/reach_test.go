@@ -109,6 +109,22 @@ func TestStallLimit(t *testing.T) {
 	})
 }
 
+// The limit changes while the store is open.
+func TestSetStall(t *testing.T) {
+	stalling(t, Location{}, func(t *testing.T, v *fakeVolume, s *Store) {
+		for _, limit := range []time.Duration{2 * time.Second, time.Hour} {
+			backing.SetStall(s, limit)
+			v.set(func() { v.down = syscall.ENOTCONN })
+			begin := time.Now()
+			err := s.WriteAt(t.Context(), make([]byte, 512), 0)
+			if d := time.Since(begin); !errors.Is(err, syscall.ENOTCONN) || d < limit || d > limit+time.Second {
+				t.Errorf("error %v after %v, limit %v", err, d, limit)
+			}
+			v.set(func() { v.down = nil })
+		}
+	})
+}
+
 // Bricks that hang: what was given up may still come, so nothing else is written
 // before that is known to be past.
 func TestLateWrite(t *testing.T) {

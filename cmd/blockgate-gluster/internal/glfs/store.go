@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,7 +31,7 @@ import (
 type Store struct {
 	loc        Location
 	opt        Options
-	stall      time.Duration
+	stall      atomic.Int64 // a time.Duration
 	vol        volume
 	caps       backing.Caps
 	shards     bool     // the volume divides files
@@ -77,6 +78,20 @@ func (s *Store) Capabilities() backing.Caps { return s.caps }
 
 // Size is the size in bytes as of Open, Resize or the last Refresh.
 func (s *Store) Size() int64 { return s.size.Load() }
+
+// SetStall changes how long calls wait for bricks that are away; it holds for those
+// that begin later.
+func (s *Store) SetStall(limit time.Duration) {
+	switch {
+	case limit == 0:
+		limit = DefaultStall
+	case limit < 0:
+		limit = math.MaxInt64
+	}
+	s.stall.Store(int64(limit))
+}
+
+func (s *Store) limit() time.Duration { return time.Duration(s.stall.Load()) }
 
 // Durable reports whether what was answered outlives this process without a flush.
 func (s *Store) Durable() bool { return s.loc.WriteBehind != Accept }
