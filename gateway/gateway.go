@@ -61,6 +61,9 @@ type Config struct {
 	OpenTimeout, CloseTimeout time.Duration
 	// SnapshotTimeout bounds how long a snapshot or clone may take to be made.
 	SnapshotTimeout time.Duration
+	// Hold has portals listen and let connections wait until Admit, so that whoever
+	// finds a port open finds everything behind it as well.
+	Hold bool
 }
 
 // Gateway is a running system. All methods are safe for concurrent use.
@@ -73,6 +76,9 @@ type Gateway struct {
 	copies *scsi.CopyManager
 
 	offline atomic.Bool
+
+	admitOnce sync.Once
+	admitted  chan struct{} // closed by Admit
 
 	// mu guards what follows. It is never held over a call of a store, the
 	// network, or the iSCSI server.
@@ -113,7 +119,10 @@ func New(cfg Config) (*Gateway, error) {
 		cfg: cfg, log: cfg.Logger, copies: scsi.NewCopyManager(),
 		volumes: map[string]*volume{}, targets: map[string]*target{}, portals: map[string]*portal{},
 		exports: map[string]*export{}, nbdPortals: map[string]*nbdPortal{},
-		lingering: map[*volume]struct{}{},
+		lingering: map[*volume]struct{}{}, admitted: make(chan struct{}),
+	}
+	if !cfg.Hold {
+		g.Admit()
 	}
 	g.srv = server.New(server.Config{
 		Directory: directory{g}, Logger: cfg.Logger, Memory: cfg.Memory, LoginTimeout: cfg.LoginTimeout,
@@ -127,6 +136,10 @@ func New(cfg Config) (*Gateway, error) {
 
 // Engines lists the URL schemes that volumes can have, sorted.
 func (g *Gateway) Engines() []string { return g.cfg.Engines.Schemes() }
+
+// Admit lets in the connections that wait at the portals, and from now on all; see
+// Config.Hold.
+func (g *Gateway) Admit() { g.admitOnce.Do(func() { close(g.admitted) }) }
 
 // SetOffline makes the gateway accept and close every new connection, or lifts
 // that. Sessions go on.
@@ -170,6 +183,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 func (g *Gateway) Close() error {
 	g.srv.Close()
 	g.nbd.Close()
+	g.Admit() // whom no listener accepts any more
 	g.mu.Lock()
 	g.closed = true
 	volumes := g.volumes

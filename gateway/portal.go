@@ -137,13 +137,15 @@ func (g *Gateway) RemovePortal(address string) error {
 	return fmt.Errorf("portal %s: %w", address, ErrNotFound)
 }
 
-// gate is a listener that hangs up on everyone while the gateway is offline.
+// gate is a listener that accepts nobody before Admit, and hangs up on everyone
+// while the gateway is offline.
 type gate struct {
 	net.Listener
 	g *Gateway
 }
 
 func (l *gate) Accept() (net.Conn, error) {
+	<-l.g.admitted
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil || !l.g.offline.Load() {

@@ -113,7 +113,7 @@ func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error 
 		level = slog.LevelDebug
 	}
 	d, err := daemon.Start(ctx, daemon.Config{
-		StateDir: o.stateDir, Socket: a.socket, Portals: s.portals, Logger: a.logger(level), Version: Version(),
+		StateDir: o.stateDir, Socket: a.socket, Portals: s.portals, NBDPortals: s.nbdPortals, Logger: a.logger(level), Version: Version(),
 		Drain: 5 * time.Second, DelayReady: true,
 	})
 	if err != nil {
@@ -123,10 +123,7 @@ func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error 
 	if err := s.apply(ctx, d); err != nil {
 		return err
 	}
-	// Behind that, so that the exports are there for whoever finds the port open.
-	if err := d.ListenNBD(ctx, s.nbdPortals); err != nil {
-		return err
-	}
+	d.Admit()
 	a.warnings(s.warnings)
 	out := a.Stdout
 	if len(o.command) > 0 {

@@ -41,8 +41,9 @@ type Config struct {
 	Version    string
 	// Drain is how long a stop waits for initiators; 0: DefaultDrain.
 	Drain time.Duration
-	// DelayReady leaves it to the caller to call Ready when there is more to do
-	// before the service manager is told.
+	// DelayReady leaves it to the caller to call Ready, or Admit, when there is more
+	// to do before clients are let in and the service manager is told. Until then
+	// the portals listen, and connections wait.
 	DelayReady bool
 	// Share, if not nil, is given the listener of Socket and gives the one that
 	// the API is served on: another protocol may have a part of its connections.
@@ -132,7 +133,8 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	var err error
-	d.gw, err = gateway.New(gateway.Config{Engines: d.cfg.Engines, Logger: d.log, Memory: d.cfg.Memory})
+	// Who finds a port open finds its disks too, also those of the caller.
+	d.gw, err = gateway.New(gateway.Config{Engines: d.cfg.Engines, Logger: d.log, Memory: d.cfg.Memory, Hold: true})
 	if err != nil {
 		return err
 	}
@@ -151,7 +153,7 @@ func (d *Daemon) start(ctx context.Context) error {
 		d.mu.Unlock()
 		d.log.Info("listening", "portal", info.Bound)
 	}
-	if err := d.ListenNBD(ctx, d.cfg.NBDPortals); err != nil {
+	if err := d.listenNBD(ctx, d.cfg.NBDPortals); err != nil {
 		return err
 	}
 	if sock != nil {
@@ -176,8 +178,15 @@ func (d *Daemon) start(ctx context.Context) error {
 	return nil
 }
 
-// Ready tells the service manager that the daemon serves (sd_notify).
-func (d *Daemon) Ready() { notify("READY=1") }
+// Admit lets clients in that wait at the portals; see Config.DelayReady.
+func (d *Daemon) Admit() { d.gw.Admit() }
+
+// Ready lets clients in, and tells the service manager that the daemon serves
+// (sd_notify).
+func (d *Daemon) Ready() {
+	d.Admit()
+	notify("READY=1")
+}
 
 func (d *Daemon) openState(ctx context.Context) error {
 	if d.cfg.StateDir == "" {

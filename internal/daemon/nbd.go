@@ -103,8 +103,8 @@ func (d *Daemon) loadNBD(ctx context.Context) {
 	}
 }
 
-// ListenNBD serves NBD on addresses for this start, as those of Config.NBDPortals.
-func (d *Daemon) ListenNBD(ctx context.Context, portals []state.NBDPortal) error {
+// listenNBD serves NBD on addresses for this start: those of Config.NBDPortals.
+func (d *Daemon) listenNBD(ctx context.Context, portals []state.NBDPortal) error {
 	for _, p := range portals {
 		info, err := d.startNBDPortal(ctx, p)
 		if err != nil {
