@@ -18,6 +18,7 @@ import (
 	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/daemon"
 	"blockgate/internal/state"
+	nbdclient "blockgate/nbd/client"
 )
 
 // serveOptions are the flags of serve.
@@ -244,8 +245,14 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 // volumeName makes a name of a store's place.
 func volumeName(url string) string {
 	name := engineOf(url)
-	if name == "file" {
+	switch {
+	case name == "file":
 		name = strings.TrimSuffix(filepath.Base(strings.TrimPrefix(url, "file:")), filepath.Ext(url))
+	case strings.HasPrefix(name, "nbd"):
+		name = "nbd"
+		if u, err := nbdclient.ParseURI(url); err == nil && strings.Trim(cleaned(u.Export, ""), "-") != "" {
+			name = u.Export
+		}
 	}
 	name = strings.TrimLeft(cleaned(name, "-._"), "-._")
 	if name == "" {

@@ -40,8 +40,12 @@ func volumeError(v state.Volume, err error) *state.Error {
 		e.Class, e.Hint = state.Conflict, "stop the other user of it"
 	case errors.Is(err, backing.ErrNotExist), errors.Is(err, fs.ErrNotExist):
 		e.Class, e.Hint = state.NotFound, "give --size to create it, for example --size 10G"
-		if scheme, _ := backing.SplitURL(v.URL); v.Size > 0 && scheme == "file" {
+		switch scheme, _ := backing.SplitURL(v.URL); {
+		case v.Size > 0 && scheme == "file":
 			e.Hint = "does the directory exist, and is it mounted?"
+		case strings.HasPrefix(scheme, "nbd"):
+			// A server has what it has: nothing can be created there.
+			e.Hint = "does the server have it by this name, and may this host use it?"
 		}
 	case errors.Is(err, backing.ErrReadOnly), errors.Is(err, syscall.EROFS):
 		e.Hint = "serve it with --read-only"
