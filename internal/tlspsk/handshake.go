@@ -67,6 +67,9 @@ func (c *Conn) nextMessage() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if typ != typeHandshake && typ != typeAlert && len(c.hand) > 0 {
+			return nil, fault(alertUnexpectedMessage, "a record of type %d within a handshake message", typ)
+		}
 		switch typ {
 		case typeChangeCipherSpec:
 		case typeHandshake:

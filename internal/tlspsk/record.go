@@ -117,8 +117,9 @@ func (c *Conn) readRecord() (typ byte, p []byte, err error) {
 	p = c.raw[c.rawR+recordHeader:][:n]
 	c.rawR += recordHeader + n
 	if typ == typeChangeCipherSpec {
-		// It means nothing, and is there for machines in between (appendix D.4).
-		if c.handshaken || n != 1 || p[0] != 1 {
+		// It means nothing, and is there for machines in between (appendix D.4),
+		// behind the first hello and before the last Finished.
+		if c.handshaken || c.server != nil && c.in.aead == nil || n != 1 || p[0] != 1 {
 			return 0, nil, fault(alertUnexpectedMessage, "change of cipher spec")
 		}
 		return typ, nil, nil
@@ -137,17 +138,16 @@ func (c *Conn) readRecord() (typ byte, p []byte, err error) {
 	if err != nil {
 		return 0, nil, fault(alertBadRecordMAC, "a record cannot be authenticated")
 	}
+	if len(p) > maxPlain+1 {
+		return 0, nil, fault(alertRecordOverflow, "record of %d bytes", len(p))
+	}
 	for len(p) > 0 && p[len(p)-1] == 0 {
 		p = p[:len(p)-1]
 	}
 	if len(p) == 0 {
 		return 0, nil, fault(alertUnexpectedMessage, "a record of padding only")
 	}
-	typ, p = p[len(p)-1], p[:len(p)-1]
-	if len(p) > maxPlain {
-		return 0, nil, fault(alertRecordOverflow, "record of %d bytes", len(p))
-	}
-	return typ, p, nil
+	return p[len(p)-1], p[:len(p)-1], nil
 }
 
 // appendRecord appends a record with at most maxPlain bytes of p.
