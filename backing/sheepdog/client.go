@@ -31,7 +31,7 @@ type Config struct {
 	// Poll is how often an owner looks whether another gateway wants the VDI, and
 	// a waiting gateway whether it has it; 0: 500 ms. Shared VDIs only.
 	Poll time.Duration
-	// Hold is how long an owner keeps a shared VDI at least; 0: 5 s.
+	// Hold is how long an owner keeps a shared VDI at least that it has used; 0: 5 s.
 	Hold time.Duration
 	// Dial connects to a gateway; nil: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)

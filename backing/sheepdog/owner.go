@@ -28,6 +28,7 @@ type owner struct {
 	s      *Store
 	locked bool // the cluster keeps locks and we are to have this one
 	holds  atomic.Bool
+	used   atomic.Bool            // since it was taken; see Config.Hold
 	who    atomic.Pointer[string] // has the VDI in our place, as far as is known
 	token  [16]byte
 	guard  net.Listener // see guardOf
@@ -119,6 +120,9 @@ func (o *owner) lockedBy() string {
 // enter returns once the VDI is ours.
 func (o *owner) enter(ctx context.Context) error {
 	if o.is() {
+		if !o.used.Load() {
+			o.used.Store(true)
+		}
 		return nil
 	}
 	select {
@@ -129,6 +133,7 @@ func (o *owner) enter(ctx context.Context) error {
 		return backing.ErrClosed
 	}
 	defer func() { <-o.turn }()
+	o.used.Store(true)
 	if o.is() {
 		return nil
 	}
@@ -515,7 +520,7 @@ func (o *owner) yield(ctx context.Context, now bool) error {
 		return context.Cause(ctx)
 	}
 	defer func() { <-o.turn }()
-	if !o.holds.Load() || !now && time.Since(o.since) < o.s.cl.cfg.Hold {
+	if !o.holds.Load() || !now && o.used.Load() && time.Since(o.since) < o.s.cl.cfg.Hold {
 		return nil
 	}
 	if err := o.s.gate.lock(ctx); err != nil {

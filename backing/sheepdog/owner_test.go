@@ -293,6 +293,7 @@ func TestFenceByCommandsThatGiveUp(t *testing.T) {
 	first, err := sheepdog.OpenAt(ctx, l, exclusive, deaf)
 	ok(t, err)
 	defer first.Close()
+	ok(t, first.WriteAt(ctx, fill(4096, 1), 0))
 	l = r.location("disk", 1)
 	l.Shared, l.Fence = true, true
 	second, err := sheepdog.OpenAt(ctx, l, exclusive, quick)
@@ -329,6 +330,33 @@ func TestFenceByCommandsThatGiveUp(t *testing.T) {
 	_ = command()
 	if owner, _ := r.Owner("disk"); owner != r.sheep[0].ID() && time.Since(begin) < limit {
 		t.Errorf("fenced at once for what it was asked before: owner %v", owner)
+	}
+}
+
+// TestUnusedIsLetGo: a gateway that has the VDI since it was opened, as nobody else had
+// it then, does not keep one that has work waiting.
+func TestUnusedIsLetGo(t *testing.T) {
+	ctx := t.Context()
+	r := newRig(t, 2, sheepfake.Options{Locks: true})
+	keeps := quick
+	keeps.Hold = time.Hour
+	l := r.location("disk", 0)
+	l.Shared = true
+	first, err := sheepdog.OpenAt(ctx, l, exclusive, keeps)
+	ok(t, err)
+	defer first.Close()
+	l.Gateways = r.location("disk", 1).Gateways
+	second := r.open(t, l, exclusive)
+	defer second.Close()
+	ok(t, second.WriteAt(ctx, fill(4096, 1), 0))
+	if owner, _ := r.Owner("disk"); owner != r.sheep[1].ID() {
+		t.Errorf("owner %v", owner)
+	}
+	expect(t, first, 0, fill(4096, 1))
+	short, cancel := context.WithTimeout(ctx, 20*quick.Poll)
+	defer cancel()
+	if err := second.WriteAt(short, fill(4096, 2), 0); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("write while the first has used the VDI: %v", err)
 	}
 }
 
