@@ -249,3 +249,19 @@ func FuzzURI(f *testing.F) {
 		}
 	})
 }
+
+// A server that tells of less than one of its blocks is not asked for ever.
+func TestStatusOfNothing(t *testing.T) {
+	o := modern
+	o.BlockSize = &nbd.BlockSize{Min: 4096, Preferred: 4096, MaxPayload: 1 << 20}
+	srv := start(t, o)
+	c := open(t, quick(srv))
+	srv.SetFault(func(r nbd.Request) nbdfake.Fault {
+		return nbdfake.Fault{Kind: nbdfake.Garbage, Bytes: func(r nbd.Request) []byte {
+			return chunk(r, nbd.ChunkDone, nbd.ChunkBlockStatus, nbd.AppendBlockStatus(nil, nbd.Structured, 7, []nbd.Extent{{Length: 100}}))
+		}}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	is(t, c.BlockStatus(ctx, 512, 8192, func(int64, int64, uint64) bool { return true }), client.ErrProtocol)
+}

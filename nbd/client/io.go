@@ -298,6 +298,7 @@ func (c *Client) BlockStatus(ctx context.Context, off, n int64, fn func(off, n i
 		if err := c.do(ctx, o); err != nil {
 			return err
 		}
+		from := off
 		for _, e := range o.ext {
 			if off >= end {
 				break
@@ -311,6 +312,10 @@ func (c *Client) BlockStatus(ctx context.Context, off, n int64, fn func(off, n i
 				off = next
 			}
 			at = next
+		}
+		if off == from {
+			// Less than a block of its own: it would be asked for ever.
+			return broken("the answer to BLOCK_STATUS at %d tells nothing about %d", off&^mask, off)
 		}
 	}
 	return nil
