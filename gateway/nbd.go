@@ -40,7 +40,9 @@ type ExportConfig struct {
 type export struct {
 	cfg    atomic.Pointer[ExportConfig]
 	volume *volume // under Gateway.mu
-	dev    *scsi.Device
+	// dev has the volume's unit as long as connections are to the same disk: under
+	// Gateway.mu.
+	dev *scsi.Device
 }
 
 // nbdPort is the relative target port identifier of NBD: persistent reservations
@@ -64,7 +66,7 @@ func (g *Gateway) AddExport(cfg ExportConfig) error {
 	if err := cfg.check(); err != nil {
 		return err
 	}
-	e := &export{dev: scsi.NewDevice(scsi.DeviceConfig{Name: "nbd:" + cfg.Name, Logger: g.log})}
+	e := &export{dev: g.exportDevice(cfg.Name)}
 	e.cfg.Store(&cfg)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,6 +85,16 @@ func (g *Gateway) AddExport(cfg ExportConfig) error {
 	e.volume = v
 	g.exports[cfg.Name] = e
 	return nil
+}
+
+func (g *Gateway) exportDevice(name string) *scsi.Device {
+	return scsi.NewDevice(scsi.DeviceConfig{Name: "nbd:" + name, Logger: g.log})
+}
+
+// end takes the unit from those who are connected. What they still send does not
+// reach it, nor another that takes its place; Gateway.mu is held.
+func (e *export) end() {
+	_ = e.dev.RemoveUnit(0) // it may have none
 }
 
 // UpdateExport changes an export of the same volume. Connections go on, those of
@@ -112,6 +124,9 @@ func (g *Gateway) RemoveExport(name string) error {
 	g.mu.Lock()
 	e := g.exports[name]
 	delete(g.exports, name)
+	if e != nil {
+		e.end()
+	}
 	g.mu.Unlock()
 	if e == nil {
 		return fmt.Errorf("export %q: %w", name, ErrNotFound)
@@ -163,11 +178,16 @@ func (g *Gateway) swapExportsLocked(v *volume, another bool) {
 		if e.volume != v {
 			continue
 		}
+		if another {
+			// Other data or other blocks. An initiator would be told; an NBD client
+			// cannot be, and what it sends meanwhile is not meant for them.
+			e.end()
+			e.dev = g.exportDevice(name)
+		}
 		if err := e.dev.SetUnit(0, v.unit); err != nil {
 			g.log.Error("gateway: export lost", "export", name, "err", err)
 		}
 		if another {
-			// Other data or other blocks: an initiator would be told.
 			g.closeExport(name, "the volume became another one")
 		}
 	}
