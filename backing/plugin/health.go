@@ -89,6 +89,7 @@ func (p *process) note(m control.Message) bool {
 			p.askRestart("the plugin sent an event that makes no sense")
 			return false
 		}
+		st.Reason = st.Reason[:min(len(st.Reason), maxLine)]
 		p.mu.Lock()
 		p.status = &st
 		p.mu.Unlock()
@@ -98,6 +99,7 @@ func (p *process) note(m control.Message) bool {
 		if err := json.Unmarshal(m.Body, &r); err != nil || r.Reason == "" {
 			r.Reason = "the plugin asks for it"
 		}
+		r.Reason = r.Reason[:min(len(r.Reason), maxLine)]
 		p.askRestart(r.Reason)
 	}
 	return false

@@ -14,9 +14,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"blockgate/backing"
@@ -31,7 +31,9 @@ type Config struct {
 	// Path is the program. Empty: the environment variable BLOCKGATE_PLUGIN_NAME
 	// (in capitals) if it is set, and otherwise the first there is of
 	// blockgate-NAME in the directory of the running program, in
-	// /usr/libexec/blockgate, in /usr/lib/blockgate and in PATH.
+	// /usr/libexec/blockgate, in /usr/lib/blockgate and in the absolute
+	// directories of PATH, which must not be one that another user could have put
+	// there.
 	Path string
 	// Logger gets what the program writes to its standard error, and when it is
 	// started again. Nil: slog.Default.
@@ -45,8 +47,9 @@ type Config struct {
 	// Ping is how often the program is asked whether it is alive; one that does
 	// not answer for four times as long is killed. 0: five seconds.
 	Ping time.Duration
-	// Backoff is how long to wait before a program is started that has just ended
-	// after a short life; it doubles up to 32 times that. 0: 100 ms.
+	// Backoff is how long to wait before a program is started again that has ended
+	// after a short life, of less than 64 times that; it doubles with each, up to 32
+	// times that. 0: 100 ms.
 	Backoff time.Duration
 }
 
@@ -98,19 +101,26 @@ func (c *Config) find() (string, error) {
 		dirs = append(dirs, filepath.Dir(self))
 	}
 	dirs = append(dirs, "/usr/libexec/blockgate", "/usr/lib/blockgate")
+	known := len(dirs)
+	dirs = append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
 	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			continue // what the directory of the moment has is nobody's choice
+		}
 		path := filepath.Join(dir, program)
-		if err := executable(path); err == nil {
+		err := executable(path)
+		if err == nil {
+			err = trusted(path)
+		}
+		if err == nil {
 			return path, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("the plugin %s: %w", program, err)
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return "", fmt.Errorf("the plugin %s: %w (%s names one to use whatever it is)", program, err, variable)
 		}
 	}
-	if path, err := exec.LookPath(program); err == nil {
-		return filepath.Abs(path)
-	}
 	return "", control.Missing(fmt.Sprintf("no engine %q: the program %s is not there: install the package %s, or name it in %s (looked for in %s and PATH)",
-		c.Name, program, program, variable, strings.Join(dirs, ", ")))
+		c.Name, program, program, variable, strings.Join(dirs[:known], ", ")))
 }
 
 func executable(path string) error {

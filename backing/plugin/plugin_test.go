@@ -20,6 +20,7 @@ import (
 
 	"blockgate/backing"
 	"blockgate/backing/plugin"
+	"blockgate/backing/plugin/internal/control"
 	"blockgate/backing/storetest"
 )
 
@@ -167,6 +168,57 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// What another user may have put there is not run.
+func TestSearchIsSafe(t *testing.T) {
+	h := newHost(t, "ok")
+	b, err := os.ReadFile(h.cfg.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("BLOCKGATE_PLUGIN_TOY", "")
+	for name, c := range map[string]struct {
+		prepare func(t *testing.T, dir, program string) error
+		path    string // PATH; empty: the directory
+		want    string
+	}{
+		"directory": {func(_ *testing.T, dir, _ string) error { return os.Chmod(dir, 0o777) }, "", "anybody may write to"},
+		"program":   {func(_ *testing.T, _, program string) error { return os.Chmod(program, 0o777) }, "", "anybody may write to it"},
+		"owner": {func(t *testing.T, dir, program string) error {
+			if os.Getuid() != 0 {
+				t.Skip("only root can give a file away")
+			}
+			return errors.Join(os.Chmod(dir, 0o777|os.ModeSticky), os.Chown(program, 12345, 12345))
+		}, "", "belongs to user 12345"},
+		"relative": {func(t *testing.T, dir, _ string) error { t.Chdir(dir); return nil }, "." + string(os.PathListSeparator), "is not there"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			program := filepath.Join(dir, "blockgate-toy")
+			if err := errors.Join(os.WriteFile(program, b, 0o755), c.prepare(t, dir, program)); err != nil {
+				t.Fatal(err)
+			}
+			if c.path == "" {
+				c.path = dir
+			}
+			t.Setenv("PATH", c.path)
+			s, err := plugin.Engine("toy")(t.Context(), filepath.Join(h.dir, "disk"), backing.OpenOptions{Create: true, CreateSize: toySize})
+			if err == nil {
+				s.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// What is said to the gateway alone is not passed on.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "/run/none")
+	t.Setenv("BLOCKGATE_CHAP_SECRET", "x")
+	newHost(t, "environment").mustOpen(t, "")
+}
+
 // load writes and reads back from several goroutines while something happens.
 func load(t *testing.T, s *plugin.Store, rounds int) {
 	t.Helper()
@@ -295,6 +347,82 @@ func TestHang(t *testing.T) {
 	}
 	wait(t, "another process", func() bool { return strings.Contains(h.log.String(), "plugin started again") })
 	wait(t, "it writes again", func() bool { return s.WriteAt(t.Context(), make([]byte, 512), 0) == nil })
+}
+
+// Processes that come and go leave nothing behind.
+func TestRestartsLeaveNothing(t *testing.T) {
+	h := newHost(t, "ok")
+	h.cfg.Backoff = time.Millisecond
+	s := h.mustOpen(t, "")
+	fds := func() int {
+		l, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip(err)
+		}
+		return len(l)
+	}
+	replace := func() int {
+		pid := s.PID()
+		syscall.Kill(pid, syscall.SIGKILL)
+		wait(t, "another process", func() bool { return s.PID() != 0 && s.PID() != pid })
+		if err := s.WriteAt(t.Context(), make([]byte, 512), 0); err != nil {
+			t.Fatal(err)
+		}
+		return pid
+	}
+	replace()
+	before := fds()
+	for range 20 {
+		pid := replace()
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
+			t.Errorf("process %d is still there", pid)
+		}
+	}
+	if after := fds(); after > before {
+		t.Errorf("%d descriptors, and there were %d", after, before)
+	}
+}
+
+// A request that ends every process that gets it has them started ever less often.
+func TestPoison(t *testing.T) {
+	h := newHost(t, "ok")
+	h.cfg.Backoff = 20 * time.Millisecond
+	s, err := h.open(t.Context(), "?poison=1", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.WriteAt(t.Context(), make([]byte, 512), 0); !errors.Is(err, backing.ErrStalled) {
+		t.Errorf("write: %v", err)
+	}
+	if n := strings.Count(h.log.String(), "plugin started again"); n == 0 || n > 7 {
+		t.Errorf("started again %d times in a second", n)
+	}
+}
+
+// What a program has started in its place, as a shell does, ends with it, stopped
+// or not.
+func TestProgramBehindAShell(t *testing.T) {
+	h := newHost(t, "ok")
+	script := filepath.Join(t.TempDir(), "blockgate-toy")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\n'"+h.cfg.Path+"'\nexit $?\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.cfg.Path = script
+	s := h.mustOpen(t, "")
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", s.PID()))
+	var child int
+	if _, serr := fmt.Sscan(string(b), &child); err != nil || serr != nil {
+		t.Skipf("the shell's child is not told: %v, %v", err, serr)
+	}
+	syscall.Kill(child, syscall.SIGSTOP)
+	wait(t, "another process", func() bool { return strings.Contains(h.log.String(), "plugin started again") })
+	if err := s.WriteAt(t.Context(), make([]byte, 512), 0); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child)); err == nil && !strings.Contains(string(b), ") Z ") {
+		t.Errorf("the former process is still there: %s", b)
+	}
 }
 
 // The limit can be changed while the store is open; it holds here, in the plugin
@@ -432,6 +560,27 @@ func TestControl(t *testing.T) {
 	}
 	if err := s.DeleteSnapshot(ctx, "a"); !errors.Is(err, backing.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// An answer that is too long is an error, and no reason to end the process.
+func TestLongAnswer(t *testing.T) {
+	h := newHost(t, "ok")
+	s := h.mustOpen(t, "")
+	pid := s.PID()
+	for i := range 2 {
+		if _, err := s.CreateSnapshot(t.Context(), strings.Repeat(fmt.Sprint(i), control.MaxMessage/3)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Snapshots(t.Context()); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := s.CreateSnapshot(t.Context(), strings.Repeat("x", control.MaxMessage)); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("error %v", err)
+	}
+	if s.PID() != pid {
+		t.Error("the process was replaced")
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -61,6 +63,7 @@ func (s *Store) startProcess(ctx context.Context, again bool) (*process, error) 
 	p.data = data
 	p.cmd.ExtraFiles = []*os.File{theirCtl, theirData}
 	p.cmd.Stdout, p.cmd.Stderr = p.stderr, p.stderr
+	p.cmd.Env = environment(os.Environ())
 	p.cmd.SysProcAttr = childAttributes()
 	// A grandchild may hold the standard error open.
 	p.cmd.WaitDelay = time.Second
@@ -95,6 +98,10 @@ func (p *process) run() error {
 			return
 		}
 		started <- nil
+		// What it has started, as a shell does that is in between, must not outlive
+		// it: it could still write.
+		awaitExit(p.cmd.Process.Pid)
+		killGroup(p.cmd.Process.Pid)
 		err := p.cmd.Wait()
 		p.stderr.end()
 		p.mu.Lock()
@@ -103,6 +110,19 @@ func (p *process) run() error {
 		close(p.dead)
 	}()
 	return <-started
+}
+
+// environment is what of our environment a program gets: not what is said to us
+// alone, by a service manager or as a secret.
+func environment(ours []string) []string {
+	return slices.DeleteFunc(ours, func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		switch name {
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "BLOCKGATE_CHAP_SECRET":
+			return true
+		}
+		return false
+	})
 }
 
 // greet makes sure that the program is what it should be, and opens the store.

@@ -13,8 +13,16 @@ import (
 // supervise keeps a process running until the store is closed or has failed.
 func (s *Store) supervise(p *process) {
 	defer close(s.ended)
+	pause := time.Duration(0)
 	for p != nil {
 		reason := s.watch(p)
+		// A request that kills each process that gets it must not have them come
+		// and go without end: the engine has work with each of them.
+		if time.Since(p.began) < 64*s.cfg.Backoff {
+			pause = s.longer(pause)
+		} else {
+			pause = 0
+		}
 		s.mu.Lock()
 		s.proc = nil
 		over := s.closing || s.failed != ""
@@ -30,7 +38,7 @@ func (s *Store) supervise(p *process) {
 		if over {
 			return
 		}
-		p = s.restart(p)
+		p = s.restart(pause)
 	}
 }
 
@@ -86,21 +94,21 @@ func (s *Store) watch(p *process) string {
 // deathTime is how long it may take until a process that has ended is known to.
 const deathTime = 50 * time.Millisecond
 
-// restart starts processes until one has the store open; nil if the store was
-// closed meanwhile or has failed.
-func (s *Store) restart(last *process) *process {
-	wait := time.Duration(0)
-	// One that lived long may be started again at once.
-	if time.Since(last.began) < 16*s.cfg.Backoff {
-		wait = s.cfg.Backoff
-	}
+// longer is the pause after a pause.
+func (s *Store) longer(pause time.Duration) time.Duration {
+	return min(max(2*pause, s.cfg.Backoff), 32*s.cfg.Backoff)
+}
+
+// restart starts processes, the first one after a pause, until one has the store
+// open; nil if the store was closed meanwhile or has failed.
+func (s *Store) restart(wait time.Duration) *process {
 	for {
 		select {
 		case <-s.stop:
 			return nil
 		case <-time.After(wait):
 		}
-		wait = min(max(2*wait, s.cfg.Backoff), 32*s.cfg.Backoff)
+		wait = s.longer(wait)
 		ctx, cancel := context.WithTimeout(context.Background(), s.cfg.OpenTime)
 		unhook := make(chan struct{})
 		go func() {

@@ -38,6 +38,10 @@ func toyMain(kind string) int {
 		ctl = os.NewFile(control.FD, "control") // Main closes it in the others
 	}
 	switch kind {
+	case "environment":
+		if os.Getenv("NOTIFY_SOCKET") != "" || os.Getenv("BLOCKGATE_CHAP_SECRET") != "" {
+			return 9
+		}
 	case "other":
 		e.Name = "other"
 	case "library":
@@ -173,6 +177,8 @@ func (s *toy) WriteAt(_ context.Context, p []byte, off int64) error {
 	}
 	n := s.writes.Add(1)
 	switch {
+	case s.params.Get("poison") != "":
+		os.Exit(8)
 	case s.at("crash", n):
 		fmt.Fprintln(os.Stderr, "libtoy: assertion failed")
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)

@@ -71,8 +71,9 @@ func (s *session) answer(m control.Message, body any, err error) {
 	if err != nil {
 		body = nil
 	}
-	if s.conn.Send(a, body) != nil {
-		s.conn.Close()
+	if err := s.conn.Send(a, body); errors.Is(err, control.ErrTooLong) {
+		a.Error = control.ErrorOf(fmt.Errorf("the answer to %s: %w", m.Op, err))
+		s.conn.Send(a, nil)
 	}
 }
 

@@ -91,6 +91,9 @@ func (c *Client) Call(ctx context.Context, op string, in, out any) error {
 		c.mu.Unlock()
 	}()
 	if err := c.conn.Send(Message{ID: id, Op: op}, in); err != nil {
+		if errors.Is(err, ErrTooLong) {
+			return err
+		}
 		if gone := c.Err(); gone != nil {
 			return gone
 		}

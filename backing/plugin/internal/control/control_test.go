@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"blockgate/backing"
 )
@@ -101,6 +102,25 @@ func TestCapabilitiesByName(t *testing.T) {
 	if n := CapNames(backing.CapWriteFUA); !slices.Equal(n, []string{"write-fua"}) {
 		t.Error(n)
 	}
+}
+
+// A peer that reads nothing has half of a frame: the channel has ended.
+func TestSendFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		c := NewClient(NewConn(ours), func(Message) {})
+		if err := c.Call(t.Context(), OpRefresh, nil, nil); !errors.Is(err, ErrGone) {
+			t.Error(err)
+		}
+		synctest.Wait()
+		select {
+		case <-c.Done():
+		default:
+			t.Error("nobody is told")
+		}
+		c.Close()
+	})
 }
 
 // Every call ends when the other side goes, and when its context does.

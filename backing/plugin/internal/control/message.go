@@ -63,7 +63,11 @@ func NewConn(c net.Conn) *Conn { return &Conn{c: c} }
 // Close closes the connection, which ends a Receive.
 func (c *Conn) Close() error { return c.c.Close() }
 
-// Send sends a message; body is put into it as JSON if it is not nil.
+// ErrTooLong: a message was not sent because of its length.
+var ErrTooLong = errors.New("a message that is too long")
+
+// Send sends a message; body is put into it as JSON if it is not nil. After an error
+// other than ErrTooLong the connection is closed: it may have half of the frame.
 func (c *Conn) Send(m Message, body any) error {
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -77,7 +81,7 @@ func (c *Conn) Send(m Message, body any) error {
 		return err
 	}
 	if len(b) > MaxMessage {
-		return fmt.Errorf("a message of %d bytes: at most %d", len(b), MaxMessage)
+		return fmt.Errorf("%w: %d bytes of at most %d", ErrTooLong, len(b), MaxMessage)
 	}
 	frame := make([]byte, 4, 4+len(b))
 	binary.BigEndian.PutUint32(frame, uint32(len(b)))
@@ -85,7 +89,9 @@ func (c *Conn) Send(m Message, body any) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.c.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, err = c.c.Write(frame)
+	if _, err = c.c.Write(frame); err != nil {
+		c.c.Close()
+	}
 	return err
 }
 
