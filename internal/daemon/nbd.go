@@ -11,7 +11,6 @@ import (
 	"blockgate/gateway"
 	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/state"
-	"blockgate/internal/tlspsk"
 	"blockgate/nbd"
 	nbdserver "blockgate/nbd/server"
 )
@@ -21,14 +20,11 @@ import (
 func nbdAccess(p state.NBDPortal) (nbdserver.Access, error) {
 	a := nbdserver.Access{RequireTLS: p.TLS == state.TLSRequired}
 	if p.PSKFile != "" {
-		if _, err := tlspsk.ReadKeys(p.PSKFile); err != nil {
+		f := &keyFile{path: p.PSKFile}
+		if err := f.load(); err != nil {
 			return a, err
 		}
-		a.Upgrade = nbdserver.PSK(func(identity string) ([]byte, bool) {
-			keys, err := tlspsk.ReadKeys(p.PSKFile)
-			key, ok := keys[identity]
-			return key, ok && err == nil
-		})
+		a.Upgrade = nbdserver.PSK(f.key)
 		return a, nil
 	}
 	if p.CertFile == "" {
