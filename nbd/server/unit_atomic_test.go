@@ -111,3 +111,17 @@ func TestCompareAndWriteUnderLoad(t *testing.T) {
 		t.Error("nothing was ever marked")
 	}
 }
+
+// What one command may carry need not be whole blocks.
+func TestOddTransferLimit(t *testing.T) {
+	d := newDisk(t, openRAM(t, 1<<20), scsi.UnitConfig{MaxTransfer: 1300})
+	_, dial := start(t, Config{Directory: Single(d.exp)}, Access{}, "unix")
+	p := dial()
+	p.enter("disk", nbd.Structured)
+	p.write(512, pattern(3, 8192)).wants(t, "write", nbd.None)
+	data := pattern(3, 8192)
+	wantData(t, "read", p.read(512, 8192), data)
+	for off := uint64(0); off < 8192; off += 512 {
+		wantData(t, "read of a block", p.read(512+off, 512), data[off:][:512])
+	}
+}

@@ -66,7 +66,7 @@ func (t *unitTask) unmaps(l scsi.Limits) bool {
 func (t *unitTask) span(l scsi.Limits) uint64 {
 	switch t.r.Type {
 	case nbd.CmdRead, nbd.CmdWrite:
-		return uint64(l.Transfer)
+		return uint64(l.Transfer) / t.s.block * t.s.block
 	case nbd.CmdCache:
 		return math.MaxUint32 * t.s.block
 	}
