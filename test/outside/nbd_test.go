@@ -234,7 +234,9 @@ func TestNBDOfTgtVolume(t *testing.T) {
 	g.adm(t, "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", file)
 	sock := filepath.Join(g.dir, "n")
 	var volumes []struct{ Name string }
-	list := func(args ...string) string { return ok(t, time.Minute, blockgate, append([]string{"--socket", filepath.Join(g.dir, "socket.0")}, args...)...) }
+	list := func(args ...string) string {
+		return ok(t, time.Minute, blockgate, append([]string{"--socket", filepath.Join(g.dir, "socket.0")}, args...)...)
+	}
 	if err := json.Unmarshal([]byte(list("volume", "list", "-o", "json")), &volumes); err != nil || len(volumes) != 1 {
 		t.Fatalf("%v, %v", volumes, err)
 	}
