@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"blockgate/backing"
+	"blockgate/backing/ram"
 	"blockgate/gateway"
 	"blockgate/nbd/client"
+	nbdserver "blockgate/nbd/server"
 )
 
 // What clients send for one store never reaches the one that takes its place.
@@ -67,4 +71,28 @@ func TestSwapUnderWrites(t *testing.T) {
 		after.Close()
 		within(t, "it is gone", func() bool { return len(g.NBDClients()) == 0 })
 	}
+}
+
+// A store that a program has opened has no URL that would tell it from another.
+func TestSwapOfOpenStores(t *testing.T) {
+	g, _ := newGateway(t, gateway.Config{})
+	p, err := g.AddNBDPortal(t.Context(), gateway.NBDPortalConfig{Address: "127.0.0.1:0"})
+	ok(t, err)
+	store := func() backing.Store {
+		s, err := ram.Open(t.Context(), "1M", backing.OpenOptions{})
+		ok(t, err)
+		return s
+	}
+	v := gateway.VolumeConfig{Name: "v", Store: store()}
+	ok(t, g.AddVolume(t.Context(), v))
+	ok(t, g.AddExport(gateway.ExportConfig{Name: "v", Volume: "v", ACL: gateway.Everyone()}))
+	c, err := nbdClient(t, "tcp", p.Bound, "v")
+	ok(t, err)
+	ok(t, c.ReadAt(t.Context(), make([]byte, 512), 0))
+	id := g.NBDClients()[0].ID
+	v.Store = store()
+	ok(t, g.UpdateVolume(t.Context(), v))
+	within(t, "the client of the other store is gone", func() bool {
+		return !slices.ContainsFunc(g.NBDClients(), func(i nbdserver.ConnInfo) bool { return i.ID == id })
+	})
 }

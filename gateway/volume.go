@@ -403,7 +403,7 @@ func (g *Gateway) swap(v, next *volume) {
 }
 
 func (g *Gateway) swapLocked(v, next *volume) {
-	another := v.cfg.URL != next.cfg.URL || v.unit.BlockSize() != next.unit.BlockSize()
+	another := v.cfg.URL != next.cfg.URL || v.cfg.Store != next.cfg.Store || v.unit.BlockSize() != next.unit.BlockSize()
 	v.cfg, v.store, v.unit, v.calls, v.unfollow = next.cfg, next.store, next.unit, next.calls, next.unfollow
 	for _, m := range v.maps {
 		if err := m.target.dev.SetUnit(m.lun, v.unit); err != nil {
