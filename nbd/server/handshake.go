@@ -55,10 +55,9 @@ type handshake struct {
 	contextName string
 
 	// What was agreed on, after stepTransmit.
-	info      Info
-	session   Session
-	entered   string // the name that the client asked for
-	blockSize bool   // the client knows the size constraints
+	info    Info
+	session Session
+	entered string // the name that the client asked for
 
 	out []byte // the reply that is being made
 	// refusal is why the last option was refused; empty if it was not.
@@ -259,7 +258,7 @@ func (h *handshake) infoOrGo(o nbd.Option, data []byte) step {
 	}
 	info := func(x nbd.Info) { h.out = nbd.AppendOptionReply(h.out, o, nbd.RepInfo, x.Append(nil)) }
 	info(nbd.Info{Type: nbd.InfoExport, Size: i.Size, Flags: i.Flags})
-	if h.blockSize = slices.Contains(q.Infos, nbd.InfoBlockSize); h.blockSize {
+	if slices.Contains(q.Infos, nbd.InfoBlockSize) {
 		info(nbd.Info{Type: nbd.InfoBlockSize, BlockSize: i.BlockSize})
 	}
 	if slices.Contains(q.Infos, nbd.InfoName) && i.Name != "" {
