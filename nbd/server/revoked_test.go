@@ -125,3 +125,31 @@ func TestCloseOfWhoReadsNothing(t *testing.T) {
 	}
 	ours.Close()
 }
+
+// Nobody comes in by what he proved another time.
+func TestNoResumption(t *testing.T) {
+	ca := certificate(t, nil, x509.Certificate{Subject: pkix.Name{CommonName: "authority"}})
+	cert := certificate(t, &ca, x509.Certificate{DNSNames: []string{"nbd.example"}})
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.Leaf)
+	own := &tls.Config{Certificates: []tls.Certificate{cert}}
+	for name, cfg := range map[string]*tls.Config{
+		"one for all": own, "one for each": {GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return own, nil }},
+	} {
+		_, dial := start(t, Config{Directory: twoStores(t)}, Access{Upgrade: X509(cfg)}, "tcp")
+		cache := tls.NewLRUClientSessionCache(1)
+		for range 2 {
+			p := dial()
+			p.greet()
+			p.option(nbd.OptStartTLS, nil)
+			c := tls.Client(p.nc, &tls.Config{RootCAs: pool, ServerName: "nbd.example", ClientSessionCache: cache})
+			p.nc = c
+			if _, r := p.option(nbd.OptGo, nbd.InfoRequest{Name: "a"}.Append(nil)); r != nbd.RepAck {
+				t.Fatalf("GO: %v", r)
+			}
+			if c.ConnectionState().DidResume {
+				t.Errorf("%s: a session is resumed", name)
+			}
+		}
+	}
+}

@@ -14,10 +14,20 @@ type Upgrade func(ctx context.Context, nc net.Conn) (net.Conn, *Identity, error)
 
 // X509 is an Upgrade by certificates. cfg has the server's, and with
 // tls.RequireAndVerifyClientCert the authorities that a client's must come from.
-// TLS is at least 1.2.
+// TLS is at least 1.2. Each connection is a handshake of its own, in which the
+// client proves itself: no session is resumed, also by what GetConfigForClient
+// gives.
 func X509(cfg *tls.Config) Upgrade {
-	cfg = cfg.Clone()
-	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
+	cfg = ownHandshakes(cfg)
+	if get := cfg.GetConfigForClient; get != nil {
+		cfg.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := get(h)
+			if c != nil {
+				c = ownHandshakes(c)
+			}
+			return c, err
+		}
+	}
 	return func(ctx context.Context, nc net.Conn) (net.Conn, *Identity, error) {
 		t := tls.Server(nc, cfg)
 		if err := t.HandshakeContext(ctx); err != nil {
@@ -41,4 +51,13 @@ func X509(cfg *tls.Config) Upgrade {
 		}
 		return t, id, nil
 	}
+}
+
+// ownHandshakes is cfg without tickets: with one a client would come in that the
+// authorities of today, or the rest of its certificate's life, keep out.
+func ownHandshakes(cfg *tls.Config) *tls.Config {
+	cfg = cfg.Clone()
+	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
+	cfg.SessionTicketsDisabled = true
+	return cfg
 }
