@@ -7,6 +7,7 @@ package ceph
 
 import (
 	"fmt"
+	"os"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -45,6 +46,8 @@ type Lib struct {
 	GetStripeUnit      func(image uintptr, n *uint64) int32                                            `c:"rbd_get_stripe_unit"`
 	Resize             func(image uintptr, size uint64) int32                                          `c:"rbd_resize"`
 
+	SetNotification func(image uintptr, fd, kind int32) int32 `c:"rbd_set_image_notification"`
+
 	LockAcquire   func(image uintptr, mode int32) int32                                                      `c:"rbd_lock_acquire"`
 	LockRelease   func(image uintptr) int32                                                                  `c:"rbd_lock_release"`
 	LockGetOwners func(image uintptr, mode *int32, owners *uintptr, n *uintptr) int32                        `c:"rbd_lock_get_owners"`
@@ -68,11 +71,13 @@ type Lib struct {
 	SnapNamespaceType func(image uintptr, id uint64, t *int32) int32            `c:"rbd_snap_get_namespace_type"`
 
 	// The addresses of what is called for each I/O.
-	aioCreate, aioRead, aioWrite, aioZeroes, aioCompare, aioFlush, aioResult, aioRelease uintptr
+	aioCreate, aioRead, aioWrite, aioZeroes, aioCompare, aioFlush, aioPoll, aioArg, aioResult, aioRelease uintptr
 
-	done, changed, extent uintptr // our callbacks
+	changed, extent uintptr // our callbacks
 	pool
 	slots    slots
+	events   *os.File      // an eventfd that tells of completions
+	polled   chan struct{} // closed when nobody takes them any more
 	subjects subjects
 }
 
@@ -132,7 +137,6 @@ func Load() (*Lib, error) {
 		return nil, err
 	}
 	l.slots.init()
-	l.done = purego.NewCallback(l.onDone)
 	l.changed = purego.NewCallback(l.onChanged)
 	l.extent = purego.NewCallback(l.onExtent)
 	return l, nil

@@ -102,6 +102,9 @@ func (s *Store) open(o side.Options) error {
 		s.image = 0
 		return s.wrap("open", err)
 	}
+	if err := s.lib.StartPolling(s.image); err != nil {
+		return fmt.Errorf("rbd: %s: %w", s.spec, err)
+	}
 	if err := s.inspect(); err != nil {
 		return err
 	}
@@ -168,6 +171,7 @@ func (s *Store) release() {
 		s.watched.Wait()
 	}
 	if s.image != 0 {
+		s.lib.StopPolling()
 		s.lib.Close(s.image)
 	}
 	s.lib.RadosIoctxDestroy(s.io)

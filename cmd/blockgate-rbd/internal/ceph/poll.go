@@ -1,0 +1,62 @@
+package ceph
+
+import (
+	"fmt"
+	"os"
+	"unsafe"
+
+	"github.com/ebitengine/purego"
+	"golang.org/x/sys/unix"
+)
+
+// eventFD is EVENT_TYPE_EVENTFD of librbd.h.
+const eventFD = 2
+
+// StartPolling has the ends of the image's operations told by an eventfd. It goes
+// before the first of them. Callbacks would cost some ten system calls each, as
+// they come from threads that are not Go's, and the library makes them one after
+// the other.
+func (l *Lib) StartPolling(image uintptr) error {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	events := os.NewFile(uintptr(fd), "eventfd")
+	if err := Errno(l.SetNotification(image, int32(fd), eventFD)); err != nil {
+		events.Close()
+		return fmt.Errorf("rbd_set_image_notification: %w", err)
+	}
+	l.events, l.polled = events, make(chan struct{})
+	go l.poll(image)
+	return nil
+}
+
+// StopPolling goes before the image is closed, when there is no operation any more.
+func (l *Lib) StopPolling() {
+	if l.events != nil {
+		l.events.Close()
+		<-l.polled
+	}
+}
+
+// poll hands out the results of operations that have ended.
+func (l *Lib) poll(image uintptr) {
+	defer close(l.polled)
+	var count [8]byte
+	ended := make([]uintptr, 64)
+	for {
+		if _, err := l.events.Read(count[:]); err != nil {
+			return // closed
+		}
+		for n := len(ended); n == len(ended); {
+			r, _, _ := purego.SyscallN(l.aioPoll, image, uintptr(unsafe.Pointer(&ended[0])), uintptr(len(ended)))
+			n = max(int(int32(r)), 0)
+			for _, completion := range ended[:n] {
+				slot, _, _ := purego.SyscallN(l.aioArg, completion)
+				result, _, _ := purego.SyscallN(l.aioResult, completion)
+				purego.SyscallN(l.aioRelease, completion)
+				l.slots.done[slot] <- int64(result)
+			}
+		}
+	}
+}
