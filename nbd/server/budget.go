@@ -15,6 +15,8 @@ type payload = *bufpool.Buf
 type budget struct {
 	limit int64
 	used  atomic.Int64
+	// whole is what this is a part of; nil: of nothing. Then it also has who waits.
+	whole *budget
 
 	nwaiting atomic.Int32
 	mu       sync.Mutex
@@ -25,10 +27,13 @@ func newBudget(limit int64) *budget {
 	return &budget{limit: limit, waiting: make(map[*machine]struct{})}
 }
 
+// part makes the budget of those who may have half of b together.
+func (b *budget) part() *budget { return &budget{limit: b.limit / 2, whole: b} }
+
 // take reserves n bytes or nothing. A request may always run when nothing else
 // holds memory, whatever its size.
 func (b *budget) take(n int64) bool {
-	if u := b.used.Add(n); u > b.limit && u != n {
+	if u := b.used.Add(n); u > b.limit && u != n || b.whole != nil && !b.whole.take(n) {
 		b.used.Add(-n)
 		return false
 	}
@@ -38,7 +43,7 @@ func (b *budget) take(n int64) bool {
 // fits reports whether take would succeed now.
 func (b *budget) fits(n int64) bool {
 	u := b.used.Load()
-	return u == 0 || u+n <= b.limit
+	return (u == 0 || u+n <= b.limit) && (b.whole == nil || b.whole.fits(n))
 }
 
 // give returns n bytes and wakes who waits. No machine's mutex may be held.
@@ -47,6 +52,10 @@ func (b *budget) give(n int64) {
 		return
 	}
 	b.used.Add(-n)
+	if b.whole != nil {
+		b.whole.give(n)
+		return
+	}
 	if b.nwaiting.Load() == 0 {
 		return
 	}
@@ -65,6 +74,10 @@ func (b *budget) give(n int64) {
 
 // wait makes m one that give wakes, or not any more.
 func (b *budget) wait(m *machine, on bool) {
+	if b.whole != nil {
+		b.whole.wait(m, on)
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if on {

@@ -27,6 +27,9 @@ type conn struct {
 	nc    net.Conn // raw, or TLS on it; of the goroutine that runs
 	drive *conndrive.Conn
 
+	part    string // of the memory: the export's name; srv.mu
+	entered bool   // it has one; srv.mu
+
 	inLogin    *list.Element // in srv.logins during the handshake; srv.mu
 	crowdedOut bool          // a newer connection took the place; srv.mu
 
@@ -207,7 +210,7 @@ func (c *conn) begin(h *handshake) {
 	c.m = newMachine(machineConfig{
 		Session: h.session, Mode: h.mode, Flags: h.info.Flags, BlockSize: h.info.BlockSize,
 		Allocation: h.allocation, ContextID: contextID,
-		Budget: c.srv.budget, Host: c, Lend: c.drive.SendsWithoutWaiting(),
+		Budget: c.srv.enter(c, h.info.Name), Host: c, Lend: c.drive.SendsWithoutWaiting(),
 	})
 	c.drive.Attach(c.m)
 	c.srv.endLogin(c)

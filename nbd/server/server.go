@@ -31,8 +31,9 @@ const (
 type Config struct {
 	Directory Directory
 	Logger    *slog.Logger
-	// Memory bounds the payload held for all connections together, in bytes. At
-	// the bound connections are read no further until there is some again.
+	// Memory bounds the payload held for all connections together, in bytes; those
+	// of one export have half of it. At the bound connections are read no further
+	// until there is some again.
 	Memory int64
 	// LoginTimeout closes a connection whose handshake is not finished in time.
 	LoginTimeout time.Duration
@@ -78,6 +79,7 @@ type Server struct {
 	conns     map[*conn]struct{}
 	logins    list.List // of *conn: those in the handshake, the oldest first
 	nextID    uint64
+	parts     map[string]*exportPart
 	closed    bool
 	idle      sync.Cond // a connection ended
 	tickStop  chan struct{}
@@ -114,6 +116,7 @@ func New(cfg Config) *Server {
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, budget: newBudget(cfg.Memory),
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}), tickStop: make(chan struct{}),
+		parts: make(map[string]*exportPart),
 	}
 	s.idle.L = &s.mu
 	return s
@@ -230,8 +233,43 @@ func (s *Server) endLoginLocked(c *conn) {
 	}
 }
 
+// exportPart is an export's part of the memory: requests that a store keeps, since
+// it hangs, must not keep those of other exports out.
+type exportPart struct {
+	*budget
+	conns int
+}
+
+// enter gives a connection its export's part of the memory.
+func (s *Server) enter(c *conn, export string) *budget {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.parts[export]
+	if p == nil {
+		p = &exportPart{budget: s.budget.part()}
+		s.parts[export] = p
+	}
+	p.conns++
+	c.part = export
+	c.entered = true
+	return p.budget
+}
+
+// leaveLocked ends that. A store may still have what it was given: then the next
+// connection finds it counted.
+func (s *Server) leaveLocked(c *conn) {
+	if !c.entered {
+		return
+	}
+	p := s.parts[c.part]
+	if p.conns--; p.conns == 0 && p.used.Load() == 0 {
+		delete(s.parts, c.part)
+	}
+}
+
 func (s *Server) forget(c *conn) {
 	s.mu.Lock()
+	s.leaveLocked(c)
 	delete(s.conns, c)
 	s.mu.Unlock()
 	s.idle.Broadcast()
