@@ -3,6 +3,7 @@ package ceph
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"unsafe"
 
 	"github.com/ebitengine/purego"
@@ -48,7 +49,9 @@ func (l *Lib) poll(image uintptr) {
 		if _, err := l.events.Read(count[:]); err != nil {
 			return // closed
 		}
-		for n := len(ended); n == len(ended); {
+		// While there is something, who has got it runs first: what ends meanwhile is
+		// taken without sleeping.
+		for n := 1; n > 0; runtime.Gosched() {
 			r, _, _ := purego.SyscallN(l.aioPoll, image, uintptr(unsafe.Pointer(&ended[0])), uintptr(len(ended)))
 			n = max(int(int32(r)), 0)
 			for _, completion := range ended[:n] {
