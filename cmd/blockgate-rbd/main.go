@@ -4,6 +4,7 @@
 package main
 
 import (
+	"log"
 	"os"
 
 	"blockgate/backing/plugin/side"
@@ -11,6 +12,7 @@ import (
 )
 
 func main() {
+	log.SetFlags(0) // the gateway's log has the time
 	var engine rbd.Engine
 	os.Exit(side.Main(side.Engine{Name: "rbd", Load: engine.Load, Open: engine.Open}))
 }

@@ -7,7 +7,6 @@ package ceph
 
 import (
 	"fmt"
-	"os"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -76,8 +75,6 @@ type Lib struct {
 	changed, extent uintptr // our callbacks
 	pool
 	slots    slots
-	events   *os.File      // an eventfd that tells of completions
-	polled   chan struct{} // closed when nobody takes them any more
 	subjects subjects
 }
 

@@ -14,39 +14,37 @@ import (
 const eventFD = 2
 
 // StartPolling has the ends of the image's operations told by an eventfd. It goes
-// before the first of them. Callbacks would cost some ten system calls each, as
+// before the first of them, and stop before the image is closed, when there is none
+// any more. Callbacks would cost some ten system calls each, as
 // they come from threads that are not Go's, and the library makes them one after
 // the other.
-func (l *Lib) StartPolling(image uintptr) error {
+func (l *Lib) StartPolling(image uintptr) (stop func(), err error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return os.NewSyscallError("eventfd", err)
+		return nil, os.NewSyscallError("eventfd", err)
 	}
 	events := os.NewFile(uintptr(fd), "eventfd")
 	if err := Errno(l.SetNotification(image, int32(fd), eventFD)); err != nil {
 		events.Close()
-		return fmt.Errorf("rbd_set_image_notification: %w", err)
+		return nil, fmt.Errorf("rbd_set_image_notification: %w", err)
 	}
-	l.events, l.polled = events, make(chan struct{})
-	go l.poll(image)
-	return nil
-}
-
-// StopPolling goes before the image is closed, when there is no operation any more.
-func (l *Lib) StopPolling() {
-	if l.events != nil {
-		l.events.Close()
-		<-l.polled
-	}
+	polled := make(chan struct{})
+	go func() {
+		defer close(polled)
+		l.poll(image, events)
+	}()
+	return func() {
+		events.Close()
+		<-polled
+	}, nil
 }
 
 // poll hands out the results of operations that have ended.
-func (l *Lib) poll(image uintptr) {
-	defer close(l.polled)
+func (l *Lib) poll(image uintptr, events *os.File) {
 	var count [8]byte
 	ended := make([]uintptr, 64)
 	for {
-		if _, err := l.events.Read(count[:]); err != nil {
+		if _, err := events.Read(count[:]); err != nil {
 			return // closed
 		}
 		// While there is something, who has got it runs first: what ends meanwhile is

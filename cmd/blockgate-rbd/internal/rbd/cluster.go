@@ -2,6 +2,7 @@ package rbd
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,12 +75,21 @@ func connect(lib *ceph.Lib, l *Location, stall time.Duration) (cluster, io uintp
 	}
 	if err := ceph.Errno(lib.RadosIoctxCreate(cluster, l.Pool, &io)); err != nil {
 		io = 0
-		return fail("pool "+strconv.Quote(l.Pool), asError(err))
+		return fail("pool "+strconv.Quote(l.Pool), poolError(err))
 	}
 	if l.Namespace != "" {
 		lib.RadosIoctxSetNamespace(io, l.Namespace)
 	}
 	return cluster, io, nil
+}
+
+// poolError is of a pool that cannot be opened. One that is not there is no image
+// that could be made.
+func poolError(err error) error {
+	if err == syscall.ENOENT {
+		return errors.New("the cluster has no such pool")
+	}
+	return asError(err)
 }
 
 func asError(err error) error {

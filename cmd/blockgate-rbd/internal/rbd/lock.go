@@ -300,7 +300,10 @@ func (s *Store) successor() string {
 			return
 		}
 		owner, err := other.lockOwner()
-		if m := other.readMark(); err == nil && owner != "" && m.Owner == owner {
+		m := other.readMark()
+		if us := ourMark(); m.Owner == owner && m.Boot == us.Boot && m.Space == us.Space && m.PID == us.PID {
+			owner = "" // nobody has taken it: an administrator has blocklisted us
+		} else if err == nil && owner != "" && m.Owner == owner {
 			owner = fmt.Sprintf("%s (blockgate on host %s, process %d)", owner, m.Host, m.PID)
 		}
 		found <- owner

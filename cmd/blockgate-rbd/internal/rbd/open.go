@@ -50,6 +50,7 @@ type Store struct {
 
 	cluster, io, image uintptr
 	unwatch            func()
+	stopPolling        func()
 	size               atomic.Int64
 	watched            sync.WaitGroup
 	changes            chan struct{} // has one while the header is to be read again
@@ -102,7 +103,8 @@ func (s *Store) open(o side.Options) error {
 		s.image = 0
 		return s.wrap("open", err)
 	}
-	if err := s.lib.StartPolling(s.image); err != nil {
+	var err error
+	if s.stopPolling, err = s.lib.StartPolling(s.image); err != nil {
 		return fmt.Errorf("rbd: %s: %w", s.spec, err)
 	}
 	if err := s.inspect(); err != nil {
@@ -170,8 +172,10 @@ func (s *Store) release() {
 		close(s.quit)
 		s.watched.Wait()
 	}
+	if s.stopPolling != nil {
+		s.stopPolling()
+	}
 	if s.image != 0 {
-		s.lib.StopPolling()
 		s.lib.Close(s.image)
 	}
 	s.lib.RadosIoctxDestroy(s.io)
