@@ -1,12 +1,20 @@
 package iscsi
 
-import "sync/atomic"
+import (
+	"sync"
+	"sync/atomic"
+
+	"blockgate/scsi"
+)
 
 // Budget bounds the payload memory that all sessions of a server may hold, in
 // bytes. Safe for concurrent use.
 type Budget struct {
 	limit int64
 	used  atomic.Int64
+
+	mu     sync.Mutex
+	shares map[*scsi.Unit]int64 // bytes by enter
 }
 
 // NewBudget makes a budget of limit bytes.
@@ -32,6 +40,46 @@ func (b *Budget) give(n int64) {
 	}
 }
 
+// enter asks whether a command of a unit may keep n bytes that it has taken. While
+// more than half of the budget is used a unit gets no more than another quarter:
+// commands for a store that hangs must not hold it all, or nobody else's would
+// run. counted says that leave is to be called when the bytes are given back.
+func (b *Budget) enter(u *scsi.Unit, n int64) (ok, counted bool) {
+	if b.used.Load() <= b.limit/2 || n == 0 {
+		return true, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	has := b.shares[u]
+	if has > 0 && has+n > b.limit/4 {
+		return false, false
+	}
+	if b.shares == nil {
+		b.shares = make(map[*scsi.Unit]int64)
+	}
+	b.shares[u] = has + n
+	return true, true
+}
+
+// leave takes back what enter has counted.
+func (b *Budget) leave(u *scsi.Unit, n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.shares[u] -= n; b.shares[u] == 0 {
+		delete(b.shares, u)
+	}
+}
+
 // Used is the number of bytes reserved now; Limit is the bound.
 func (b *Budget) Used() int64  { return b.used.Load() }
 func (b *Budget) Limit() int64 { return b.limit }
+
+// admits is enter for a command that has all that it will hold.
+func (b *Budget) admits(cmd *command) bool {
+	u := cmd.task.Unit()
+	ok, counted := b.enter(u, cmd.held)
+	if counted {
+		cmd.share = u
+	}
+	return ok
+}

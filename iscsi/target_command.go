@@ -28,6 +28,7 @@ type command struct {
 
 	buf     *bufpool.Buf // data-out
 	held    int64        // bytes of the budget
+	share   *scsi.Unit   // whose share of the budget held counts in; nil: nobody's
 	want    int          // data-out bytes to collect before the task runs
 	r2tSN   uint32
 	r2ts    []r2t
@@ -110,6 +111,10 @@ func (c *TargetConn) keep(cmd *command) {
 func (cmd *command) clear() {
 	c := cmd.conn
 	cmd.task.Reset()
+	if cmd.share != nil {
+		c.sess.budget.leave(cmd.share, cmd.held)
+		cmd.share = nil
+	}
 	c.sess.budget.give(cmd.held)
 	bufpool.Put(cmd.buf)
 	cmd.buf, cmd.held, cmd.extCDB = nil, 0, nil
@@ -221,7 +226,7 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 	case unexpected || short:
 		c.putStage(stage)
 	default:
-		short = !c.takeBuffer(cmd, data, stage)
+		short = !c.takeBuffer(cmd, data, stage) || !c.sess.budget.admits(cmd)
 	}
 	if lend {
 		t.Loans = c

@@ -415,6 +415,34 @@ func TestMemoryBudgetGivesTaskSetFull(t *testing.T) {
 	}
 }
 
+// TestHungUnitLeavesMemory: commands for a store that hangs cannot hold all of the
+// budget, so that those for another still run.
+func TestHungUnitLeavesMemory(t *testing.T) {
+	hung := newHung(t)
+	r := newRig(t, rigOptions{memory: 1 << 20, stores: map[uint64]backing.Store{0: hung, 1: openStore(t, "ram:4M")}})
+	l := r.conns[0]
+	const n, size = 14, 64 << 10 // of 16 in the budget
+	full := 0
+	for i := range uint32(n) {
+		l.send(cmdPDU(1+i, 1+i, 0, rw10(0x2a, i*128, 128), size, fW), make([]byte, size))
+	}
+	// Half of the budget for whoever comes first, a quarter more for one unit.
+	for range n - 12 {
+		l.next().wantStatus(t, scsi.TaskSetFull)
+		full++
+	}
+	l.send(cmdPDU(50, n+1, 1<<48, rw10(0x2a, 0, 128), size, fW), make([]byte, size))
+	l.next().wantStatus(t, scsi.Good)
+	close(hung.release)
+	for range n - full {
+		l.next().wantStatus(t, scsi.Good)
+	}
+	l.close()
+	if u := r.budget.Used(); u != 0 {
+		t.Errorf("%d bytes of the budget are not given back", u)
+	}
+}
+
 // hungStore does not return from writes and reads until released.
 type hungStore struct {
 	backing.Store
