@@ -13,7 +13,7 @@ import (
 const maxInFlight = 256
 
 // slots are the operations that the library may have. A slot's number is the
-// argument of its completion.
+// argument of its callback.
 type slots struct {
 	done [maxInFlight]chan int64
 	free chan int
@@ -25,6 +25,14 @@ func (s *slots) init() {
 		s.done[i] = make(chan int64, 1)
 		s.free <- i
 	}
+}
+
+// onDone is rbd_callback_t: an operation has ended. It runs on a thread of the
+// library's, which it must not hold up.
+func (l *Lib) onDone(completion, arg uintptr) uintptr {
+	r, _, _ := purego.SyscallN(l.aioResult, completion)
+	l.slots.done[arg] <- int64(r)
+	return 0
 }
 
 // run starts an operation and waits for its end, whatever becomes of ctx: the
@@ -46,7 +54,7 @@ func (l *Lib) run(ctx context.Context, start func(completion uintptr) uintptr) (
 	}
 	defer func() { l.slots.free <- slot }()
 	var completion uintptr
-	if r, _, _ := purego.SyscallN(l.aioCreate, uintptr(slot), 0, uintptr(unsafe.Pointer(&completion))); int32(r) < 0 {
+	if r, _, _ := purego.SyscallN(l.aioCreate, uintptr(slot), l.done, uintptr(unsafe.Pointer(&completion))); int32(r) < 0 {
 		return 0, syscall.Errno(-int32(r))
 	}
 	r := start(completion)
@@ -55,6 +63,7 @@ func (l *Lib) run(ctx context.Context, start func(completion uintptr) uintptr) (
 		return 0, syscall.Errno(-int32(r))
 	}
 	result := <-l.slots.done[slot]
+	purego.SyscallN(l.aioRelease, completion)
 	if result < 0 {
 		return result, syscall.Errno(-result)
 	}

@@ -45,8 +45,6 @@ type Lib struct {
 	GetStripeUnit      func(image uintptr, n *uint64) int32                                            `c:"rbd_get_stripe_unit"`
 	Resize             func(image uintptr, size uint64) int32                                          `c:"rbd_resize"`
 
-	SetNotification func(image uintptr, fd, kind int32) int32 `c:"rbd_set_image_notification"`
-
 	LockAcquire   func(image uintptr, mode int32) int32                                                      `c:"rbd_lock_acquire"`
 	LockRelease   func(image uintptr) int32                                                                  `c:"rbd_lock_release"`
 	LockGetOwners func(image uintptr, mode *int32, owners *uintptr, n *uintptr) int32                        `c:"rbd_lock_get_owners"`
@@ -70,9 +68,9 @@ type Lib struct {
 	SnapNamespaceType func(image uintptr, id uint64, t *int32) int32            `c:"rbd_snap_get_namespace_type"`
 
 	// The addresses of what is called for each I/O.
-	aioCreate, aioRead, aioWrite, aioZeroes, aioCompare, aioFlush, aioPoll, aioArg, aioResult, aioRelease uintptr
+	aioCreate, aioRead, aioWrite, aioZeroes, aioCompare, aioFlush, aioResult, aioRelease uintptr
 
-	changed, extent uintptr // our callbacks
+	done, changed, extent uintptr // our callbacks
 	pool
 	slots    slots
 	subjects subjects
@@ -134,6 +132,7 @@ func Load() (*Lib, error) {
 		return nil, err
 	}
 	l.slots.init()
+	l.done = purego.NewCallback(l.onDone)
 	l.changed = purego.NewCallback(l.onChanged)
 	l.extent = purego.NewCallback(l.onExtent)
 	return l, nil

@@ -50,7 +50,6 @@ type Store struct {
 
 	cluster, io, image uintptr
 	unwatch            func()
-	stopPolling        func()
 	size               atomic.Int64
 	watched            sync.WaitGroup
 	changes            chan struct{} // has one while the header is to be read again
@@ -102,10 +101,6 @@ func (s *Store) open(o side.Options) error {
 	if err := ceph.Errno(open(s.io, s.location.Image, &s.image, ceph.CString(s.location.Snap))); err != nil {
 		s.image = 0
 		return s.wrap("open", err)
-	}
-	var err error
-	if s.stopPolling, err = s.lib.StartPolling(s.image); err != nil {
-		return fmt.Errorf("rbd: %s: %w", s.spec, err)
 	}
 	if err := s.inspect(); err != nil {
 		return err
@@ -171,9 +166,6 @@ func (s *Store) release() {
 		s.unwatch()
 		close(s.quit)
 		s.watched.Wait()
-	}
-	if s.stopPolling != nil {
-		s.stopPolling()
 	}
 	if s.image != 0 {
 		s.lib.Close(s.image)
