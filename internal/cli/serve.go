@@ -406,6 +406,9 @@ func (a *app) announce(ctx context.Context, w io.Writer, d *daemon.Daemon, s *se
 		fmt.Fprintf(&b, "volume   %-8s %s %s%s\n", v.Name, v.URL, formatSize(info.Status.Size), extra)
 	}
 	for _, t := range s.served {
+		if len(d.Bound()) == 0 {
+			break // only NBD is served, and no initiator can come
+		}
 		var luns []string
 		for _, l := range t.LUNs {
 			luns = append(luns, fmt.Sprintf("lun %d = %s", l.Number, l.Volume))

@@ -17,7 +17,8 @@ func (s *setup) addNBD(o serveOptions) error {
 	t := o.tls
 	if len(o.nbd) == 0 {
 		if t.cert+t.key+t.clientCA+t.psk != "" || t.optional {
-			return &state.Error{Class: state.Usage, Code: "usage", Object: "--tls-…", Reason: "is for NBD", Hint: "say where: --nbd 0.0.0.0"}
+			return &state.Error{Class: state.Usage, Code: "usage", Object: "the flags of TLS", Reason: "are for NBD, which is not served",
+				Hint: "say where NBD is to be served: --nbd ADDRESS"}
 		}
 		return nil
 	}
@@ -122,11 +123,26 @@ func (s *setup) announceNBDUse(b *strings.Builder, d *daemon.Daemon) {
 	}
 	u := s.nbdURL(p, name, false)
 	if strings.HasPrefix(u, "nbds") {
-		fmt.Fprintf(b, "NBD:     nbdinfo '%s?tls-certificates=DIR'\n", u)
+		fmt.Fprintf(b, "NBD:     nbdinfo '%s'\n", s.withCredentials(u, p))
 		return
 	}
 	fmt.Fprintf(b, "Linux:   nbd-client %s /dev/nbd0 -N %s\n", where, name)
 	fmt.Fprintf(b, "QEMU:    -drive 'file=%s,format=raw,if=virtio'\n", u)
+}
+
+// withCredentials adds to a URI what a client has to bring: the key of a file
+// of keys, or the directory with its certificates. USER and DIR are the client's.
+func (s *setup) withCredentials(u string, p gateway.NBDPortalInfo) string {
+	and := "?"
+	if strings.Contains(u, "?") {
+		and = "&"
+	}
+	for _, c := range s.nbdPortals {
+		if c.Address == p.Address && c.PSKFile != "" && c.CertFile == "" {
+			return strings.Replace(u, "://", "://USER@", 1) + and + "tls-psk-file=" + c.PSKFile
+		}
+	}
+	return u + and + "tls-certificates=DIR"
 }
 
 // nbdEnvironment is what a captive command finds of NBD in its environment.

@@ -144,12 +144,14 @@ func volumeTable(list []v1.Volume) *table {
 	t := &table{head: []string{"NAME", "SIZE", "BLOCK", "STATE", "STORE", "USED BY"}}
 	for _, v := range list {
 		var used []string
-		for i, u := range v.Status.UsedBy {
-			if i == 3 {
-				used = append(used, fmt.Sprintf("and %d more", len(v.Status.UsedBy)-i))
-				break
-			}
+		for _, u := range v.Status.UsedBy {
 			used = append(used, fmt.Sprintf("%s lun %d", u.Target, u.Number))
+		}
+		for _, e := range v.Status.Exports {
+			used = append(used, "nbd "+e)
+		}
+		if n := len(used) - 3; n > 0 {
+			used = append(used[:3], fmt.Sprintf("and %d more", n))
 		}
 		st := v.Status.State
 		if v.Status.Error != "" {

@@ -248,8 +248,12 @@ func (d *Daemon) clientsOf() map[string]int {
 }
 
 func exportActive(name, why string, clients int) error {
+	many := "s"
+	if clients == 1 {
+		many = ""
+	}
 	return &state.Error{Class: state.Conflict, Code: state.CodeExportActive, Object: fmt.Sprintf("export %q", name),
-		Reason: fmt.Sprintf("%s%d NBD clients", why, clients), Hint: "see them: blockgate nbd clients; or go on with --force"}
+		Reason: fmt.Sprintf("%s%d NBD client%s", why, clients, many), Hint: "see them: blockgate nbd clients; or go on with --force"}
 }
 
 // checkClients refuses to take away what NBD clients use.

@@ -72,6 +72,7 @@ func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], i gatew
 		ReadOnly: i.ReadOnly, Thin: i.Thin, SWP: i.WriteProtected, PreventRemoval: i.Locked, Busy: i.Busy,
 		LockedBy: i.Store.LockedBy,
 		UsedBy:   s.UsersOf(v.Value.Name),
+		Exports:  s.ExportsOf(v.Value.Name),
 	}}
 	if h := i.Health; h.State != scsi.HealthOK {
 		out.Status.State = v1.Failing

@@ -69,15 +69,17 @@ func snapshotError(v v1.Volume, snapshot string, err error) *state.Error {
 	return e
 }
 
+const enginesWithSnapshots = "sheepdog and rbd volumes have snapshots, and curve volumes with ?snapshot=HOST:PORT"
+
 // noSnapshotsHint says what else there is to be done.
 func noSnapshotsHint(v v1.Volume) string {
 	switch v.Status.Engine {
 	case "file":
-		return "while no initiator writes, a file is copied by: cp --reflink=auto --sparse=always; sheepdog volumes, and curve volumes with ?snapshot=HOST:PORT, have snapshots"
+		return "while no initiator writes, a file is copied by: cp --reflink=auto --sparse=always; " + enginesWithSnapshots
 	case "curve":
 		return "name Curve's snapshot and clone service in the volume's store: …?snapshot=HOST:PORT"
 	}
-	return "sheepdog volumes, and curve volumes with ?snapshot=HOST:PORT, have snapshots"
+	return enginesWithSnapshots
 }
 
 // checkSnapshotName refuses what no engine could have; the rest is the engine's.

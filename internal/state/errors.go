@@ -132,7 +132,12 @@ func clipTo(s string, n int) string {
 	return fmt.Sprintf("%s… (%d bytes)", s[:n], len(s))
 }
 
-func object(kind Kind, name string) string { return fmt.Sprintf("%s %q", kind, Clip(name)) }
+func object(kind Kind, name string) string {
+	if kind == KindNBDPortal {
+		return fmt.Sprintf("NBD portal %q", Clip(name))
+	}
+	return fmt.Sprintf("%s %q", kind, Clip(name))
+}
 
 // Reasonf formats a reason, with strings clipped, in at most 1 KiB or a little more.
 func Reasonf(format string, a ...any) string {

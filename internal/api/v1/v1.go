@@ -46,6 +46,8 @@ type VolumeStatus struct {
 	ReadOnly    bool           `json:"readOnly"`
 	Thin        bool           `json:"thin"`
 	UsedBy      []state.LUNRef `json:"usedBy,omitempty"`
+	// Exports are the names by which NBD clients are served.
+	Exports []string `json:"exports,omitempty"`
 	// LockedBy is who has the engine's lock on the store, as far as is known: "this
 	// gateway", a sheep's address.
 	LockedBy string `json:"lockedBy,omitempty"`
