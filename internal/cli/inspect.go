@@ -104,7 +104,7 @@ func (a *app) sessionCommand() *cobra.Command {
 			}
 			if a.output == "table" && target == "" {
 				if n, err := c.NBDClients(ctx); err == nil && len(n) > 0 {
-					defer a.note("and %d NBD clients: blockgate nbd clients", len(n))
+					defer a.note("over NBD: %d more, see blockgate nbd clients", len(n))
 				}
 			}
 			return a.answer(l, func() *table {

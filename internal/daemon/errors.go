@@ -13,6 +13,7 @@ import (
 	"blockgate/backing/plugin"
 	"blockgate/gateway"
 	"blockgate/internal/state"
+	nbdclient "blockgate/nbd/client"
 )
 
 // volumeError tells why a volume's store cannot be had, and what to do.
@@ -46,7 +47,14 @@ func volumeError(v state.Volume, err error) *state.Error {
 		case strings.HasPrefix(scheme, "nbd"):
 			// A server has what it has: nothing can be created there.
 			e.Hint = "does the server have it by this name, and may this host use it?"
+			if path := (*fs.PathError)(nil); errors.As(err, &path) {
+				e.Hint = "the daemon reads this file, on its own machine: is the path right?"
+			}
 		}
+	case errors.Is(err, nbdclient.ErrTLSRequired):
+		e.Hint = "write the URL with nbds in place of nbd, and with tls-certificates=DIR or tls-psk-file=FILE if the server wants more"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		e.Hint = "is the server running there, on this port?"
 	case errors.Is(err, backing.ErrReadOnly), errors.Is(err, syscall.EROFS):
 		e.Hint = "serve it with --read-only"
 	case errors.Is(err, fs.ErrPermission):

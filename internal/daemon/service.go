@@ -57,22 +57,26 @@ func (d *Daemon) Volumes(context.Context) []v1.Volume {
 	for _, i := range d.gw.Volumes() {
 		running[i.Name] = i
 	}
+	exports := map[string][]string{}
+	for _, e := range s.Exports() {
+		exports[e.Value.Volume] = append(exports[e.Value.Volume], e.Value.Name)
+	}
 	all := s.Volumes()
 	out := make([]v1.Volume, len(all))
 	for i, v := range all {
 		info, ok := running[v.Value.Name]
-		out[i] = d.volume(s, v, info, ok)
+		out[i] = d.volume(s, v, exports[v.Value.Name], info, ok)
 	}
 	return out
 }
 
-func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], i gateway.VolumeInfo, runs bool) v1.Volume {
+func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], exports []string, i gateway.VolumeInfo, runs bool) v1.Volume {
 	out := v1.Volume{Volume: v.Value, Revision: v.Revision, Status: v1.VolumeStatus{
 		State: v1.Online, Engine: i.Store.Engine, Location: i.Store.Location, Size: i.Size, BlockSize: v.Value.BlockSize,
 		ReadOnly: i.ReadOnly, Thin: i.Thin, SWP: i.WriteProtected, PreventRemoval: i.Locked, Busy: i.Busy,
 		LockedBy: i.Store.LockedBy,
 		UsedBy:   s.UsersOf(v.Value.Name),
-		Exports:  s.ExportsOf(v.Value.Name),
+		Exports:  exports,
 	}}
 	if h := i.Health; h.State != scsi.HealthOK {
 		out.Status.State = v1.Failing
@@ -104,7 +108,7 @@ func (d *Daemon) Volume(_ context.Context, name string) (v1.Volume, error) {
 		return v1.Volume{}, notFound(state.CodeVolumeNotFound, "volume", name)
 	}
 	info, err := d.gw.Volume(name)
-	return d.volume(s, v, info, err == nil), nil
+	return d.volume(s, v, s.ExportsOf(v.Value.Name), info, err == nil), nil
 }
 
 func notFound(code, kind, name string) error {
@@ -212,7 +216,7 @@ func (d *Daemon) LUNs(_ context.Context, name string) ([]v1.LUN, error) {
 	for _, l := range t.Value.LUNs {
 		v, _ := s.Volume(l.Volume)
 		info, err := d.gw.Volume(l.Volume)
-		out = append(out, v1.LUN{Number: l.Number, Volume: d.volume(s, v, info, err == nil)})
+		out = append(out, v1.LUN{Number: l.Number, Volume: d.volume(s, v, s.ExportsOf(l.Volume), info, err == nil)})
 	}
 	return out, nil
 }
