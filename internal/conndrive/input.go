@@ -14,6 +14,7 @@ type input struct {
 	// long says that payloads are long enough to be received in place: little is
 	// read ahead then, since what is read ahead of a payload is copied.
 	long bool
+	lone lone
 
 	readable, direct func(fd uintptr) bool
 	dst              []byte // of direct
@@ -120,9 +121,13 @@ func (in *input) readNow(fd uintptr) bool {
 			continue
 		}
 		if err == syscall.EAGAIN {
+			if in.lone.await(fd) {
+				continue
+			}
 			in.shrink()
 			return false
 		}
+		in.lone.reads++
 		in.n, in.err = n, err
 		in.long = in.long && n < len(p)
 		return true

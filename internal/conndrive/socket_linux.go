@@ -71,3 +71,12 @@ func takenBytes(raw syscall.RawConn) (n uint64, ok bool) {
 func OutOfFiles(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
+
+const canPoll = true
+
+// pollIn waits for input, the end of the stream or an error, for so many
+// milliseconds, and reports whether there is one.
+func pollIn(fd uintptr, millis int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, millis)
+	return err == nil && n > 0
+}

@@ -16,6 +16,10 @@ func ListenCongestion(net.Listener, string) error {
 	return errors.New("congestion control cannot be chosen on this system")
 }
 
+const canPoll = false
+
+func pollIn(uintptr, int) bool { return false }
+
 func takenBytes(syscall.RawConn) (uint64, bool) { return 0, false }
 
 // OutOfFiles reports that accept failed for want of something that comes back by

@@ -40,6 +40,7 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn, group uint16) *conn {
 	c := &conn{srv: s, nc: nc, drive: conndrive.New(nc), group: group}
+	c.drive.Share(&s.turn)
 	if s.cfg.Congestion != "-" {
 		conndrive.SetCongestion(nc, s.cfg.Congestion)
 	}

@@ -58,6 +58,7 @@ type Server struct {
 	log    *slog.Logger
 	budget *iscsi.Budget
 	table  table
+	turn   conndrive.Turn
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}

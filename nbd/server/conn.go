@@ -206,6 +206,7 @@ func (c *conn) upgrade(h *handshake, deadline time.Time) error {
 // begin makes the machine of the transmission phase.
 func (c *conn) begin(h *handshake) {
 	c.drive = conndrive.New(c.nc)
+	c.drive.Share(&c.srv.turn)
 	c.info, c.mode, c.started = h.info, h.mode, time.Now()
 	c.m = newMachine(machineConfig{
 		Session: h.session, Mode: h.mode, Flags: h.info.Flags, BlockSize: h.info.BlockSize,

@@ -73,6 +73,7 @@ type Server struct {
 	cfg    Config
 	log    *slog.Logger
 	budget *budget
+	turn   conndrive.Turn
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
