@@ -133,7 +133,7 @@ func (m *machine) Feed(p []byte) (n int, err error) {
 	}
 	m.mu.Unlock()
 	m.rx.again, m.rx.want = false, -1
-	for err == nil {
+	for i := 1; err == nil; i++ {
 		if m.dropped.Load() {
 			err = errDropped
 			break
@@ -143,7 +143,7 @@ func (m *machine) Feed(p []byte) (n int, err error) {
 		if !more {
 			break
 		}
-		if m.crowded.Load() || m.loans.bytes >= maxLent {
+		if m.crowded.Load() || m.loans.bytes >= maxLent || i%round == 0 && n < len(p) && m.answers() >= round {
 			m.rx.again = true
 			break
 		}
@@ -151,6 +151,18 @@ func (m *machine) Feed(p []byte) (n int, err error) {
 	m.RxBytes.Add(uint64(n))
 	m.midway.Store(!m.rx.again && (m.rx.state != rxHeader || n < len(p)))
 	return n, err
+}
+
+// round is how many requests are acted on before their answers are sent, though
+// more have arrived: the client works on the first ones while the rest runs. To
+// answer all at the end makes the two take turns.
+const round = 16
+
+// answers is how many replies wait to be sent.
+func (m *machine) answers() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.outq)
 }
 
 // Again implements conndrive.Machine.
