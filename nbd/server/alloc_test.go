@@ -33,11 +33,22 @@ func steady(t testing.TB, e Export, m nbd.Mode, c nbd.Command, n, depth int) (ru
 		}
 	}
 	return func() {
-		if k, err := k.Feed(in); k != len(in) || err != nil {
-			t.Fatal(k, err)
-		}
-		k.EndFeed()
-		for k.Gather() != nil {
+		for p := in; ; {
+			n, err := k.Feed(p)
+			if err != nil {
+				t.Fatal(n, err)
+			}
+			p = p[n:]
+			if k.EndFeed() || k.BeginSend() {
+				for k.Gather() != nil {
+				}
+			}
+			if !k.Again() {
+				if len(p) > 0 {
+					t.Fatalf("%d bytes were left", len(p))
+				}
+				return
+			}
 		}
 	}
 }
