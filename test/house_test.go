@@ -23,6 +23,7 @@ var layers = []struct {
 }{
 	{"internal/bufpool", 0},
 	{"internal/conndrive", 1},
+	{"internal/rangelock", 1},
 	{"internal/sendq", 1},
 	{"internal/tlspsk", 1},
 	{"nbd", 2}, // the protocol and its client, which a backing store is made of

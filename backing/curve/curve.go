@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"blockgate/backing"
+	"blockgate/internal/rangelock"
 )
 
 // Store is an open volume. All methods are safe for concurrent use, Close
@@ -40,7 +41,7 @@ type Store struct {
 
 	// ranges are held by what changes data: shared by whole blocks, alone by
 	// what reads before it writes, and all of it alone while a snapshot is made.
-	ranges  rangeLock
+	ranges  rangelock.Lock
 	closing sync.Once
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"blockgate/backing/curve/internal/nebd"
 	"blockgate/internal/bufpool"
+	"blockgate/internal/rangelock"
 )
 
 const (
@@ -78,12 +79,12 @@ func (s *Store) inner(off, n int64) (from, to int64) {
 
 // locked runs fn with the blocks of the range held: shared if the range has only
 // whole ones, as then fn does not write back what it read, and alone otherwise.
-func (s *Store) locked(ctx context.Context, h *hold, off, n int64, fn func() error) error {
+func (s *Store) locked(ctx context.Context, h *rangelock.Hold, off, n int64, fn func() error) error {
 	from, to := s.outer(off, n)
-	if err := s.ranges.lock(ctx, h, from, to, !s.aligned(off, n)); err != nil {
+	if err := s.ranges.Lock(ctx, nil, h, from, to, !s.aligned(off, n)); err != nil {
 		return err
 	}
-	defer s.ranges.unlock(h)
+	defer s.ranges.Unlock(h)
 	return fn()
 }
 

@@ -12,6 +12,7 @@ import (
 	"blockgate/backing/curve/internal/brpc"
 	"blockgate/backing/curve/internal/nebd"
 	"blockgate/backing/internal/vitals"
+	"blockgate/internal/rangelock"
 )
 
 // version is what heartbeats say of us.
@@ -76,7 +77,7 @@ func ask(s *session, x *brpc.Call) (nebd.Response, error) {
 type request struct {
 	call brpc.Call
 	msg  [64]byte
-	hold hold
+	hold rangelock.Hold
 }
 
 var requests = sync.Pool{New: func() any { return new(request) }}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"blockgate/backing"
+	"blockgate/internal/rangelock"
 )
 
 var _ backing.Snapshotter = (*Store)(nil)
@@ -44,12 +45,12 @@ func (s *Store) createSnapshot(ctx context.Context, name string) (backing.Snapsh
 	tctx, cancel := context.WithTimeoutCause(ctx, s.snaps.maxPause,
 		fmt.Errorf("%w: it was not taken within %v, and writes are not held up for longer", backing.ErrBusy, s.snaps.maxPause))
 	defer cancel()
-	h := new(hold)
-	if err := s.ranges.lock(tctx, h, 0, everything, true); err != nil {
+	h := new(rangelock.Hold)
+	if err := s.ranges.Lock(tctx, nil, h, 0, rangelock.Everything, true); err != nil {
 		return backing.Snapshot{}, err
 	}
 	info, asked, err := s.take(tctx, name)
-	s.ranges.unlock(h)
+	s.ranges.Unlock(h)
 	if err == nil {
 		snap := snapshotOf(&info)
 		snap.Pause = time.Since(begin)

@@ -8,6 +8,7 @@ import (
 	"blockgate/backing"
 	"blockgate/backing/curve/internal/nebd"
 	"blockgate/internal/bufpool"
+	"blockgate/internal/rangelock"
 )
 
 // WriteZeroes writes zeroes. With mayUnmap the space is given back too, if the
@@ -46,13 +47,13 @@ func (s *Store) Discard(ctx context.Context, off, n int64) error {
 }
 
 func (s *Store) zero(ctx context.Context, off, n int64, discard bool) error {
-	h := new(hold)
+	h := new(rangelock.Hold)
 	from, to := s.outer(off, n)
 	// What is looked at first must not change before it is left as it is.
-	if err := s.ranges.lock(ctx, h, from, to, discard || !s.aligned(off, n)); err != nil {
+	if err := s.ranges.Lock(ctx, nil, h, from, to, discard || !s.aligned(off, n)); err != nil {
 		return err
 	}
-	defer s.ranges.unlock(h)
+	defer s.ranges.Unlock(h)
 	zeroes := bufpool.Get(int(min(n, maxRequest)))
 	defer bufpool.Put(zeroes)
 	clear(zeroes.B)

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockgate/internal/rangelock"
 	"blockgate/nbd"
 )
 
@@ -47,7 +48,7 @@ type Client struct {
 	cancel    context.CancelFunc
 	done      chan struct{} // closed when the supervisor has ended
 
-	ranges   rangeLock
+	ranges   rangelock.Lock
 	journal  journal
 	flushing atomic.Bool // a flush to make room is under way
 	orphaned atomic.Int64
@@ -139,16 +140,16 @@ func (c *Client) Close() error {
 type op struct {
 	call
 	c      *Client
-	epoch  uint64    // of the link that answered
-	lostAt time.Time // when it was lost; what was sent before may still be done
-	hold   *hold     // the range that is locked for it; nil: none
-	gone   bool      // an orphan has it: it is not used again
+	epoch  uint64          // of the link that answered
+	lostAt time.Time       // when it was lost; what was sent before may still be done
+	hold   *rangelock.Hold // the range that is locked for it; nil: none
+	gone   bool            // an orphan has it: it is not used again
 	adopt  func() *call
 }
 
 var ops = sync.Pool{New: func() any {
 	o := new(op)
-	o.hold = new(hold)
+	o.hold = new(rangelock.Hold)
 	o.adopt = o.orphan
 	return o
 }}
@@ -193,7 +194,7 @@ func (o *op) release() {
 		return // the orphan does it
 	}
 	if o.lostAt.IsZero() {
-		o.c.ranges.unlock(o.hold)
+		o.c.ranges.Unlock(o.hold)
 		return
 	}
 	o.gone = true
@@ -202,8 +203,8 @@ func (o *op) release() {
 
 // unlockLater gives a range back when nothing can come to it any more that was
 // sent before lostAt.
-func (c *Client) unlockLater(h *hold, lostAt time.Time) {
-	time.AfterFunc(time.Until(lostAt.Add(c.cfg.Settle)), func() { c.ranges.unlock(h) })
+func (c *Client) unlockLater(h *rangelock.Hold, lostAt time.Time) {
+	time.AfterFunc(time.Until(lostAt.Add(c.cfg.Settle)), func() { c.ranges.Unlock(h) })
 }
 
 // maxOrphaned bounds what is kept for orphans of a client together, in bytes: to a
@@ -245,7 +246,7 @@ func (o *op) orphan() *call {
 		case !lostAt.IsZero():
 			c.unlockLater(h, lostAt)
 		default:
-			c.ranges.unlock(h)
+			c.ranges.Unlock(h)
 		}
 	}
 	return x

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"blockgate/internal/bufpool"
+	"blockgate/internal/rangelock"
 	"blockgate/nbd"
 )
 
@@ -164,8 +165,11 @@ func (c *Client) begin(ctx context.Context, off, n int64) (*op, error) {
 	}
 	mask := int64(c.exp.BlockSize.Min) - 1
 	o := c.get()
-	if err := c.ranges.lock(ctx, c.ctx.Done(), o.hold, off&^mask, (off+n+mask)&^mask); err != nil {
+	if err := c.ranges.Lock(ctx, c.ctx.Done(), o.hold, off&^mask, (off+n+mask)&^mask, true); err != nil {
 		o.put()
+		if errors.Is(err, rangelock.ErrStopped) {
+			err = ErrClosed
+		}
 		return nil, err
 	}
 	return o, nil

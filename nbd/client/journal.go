@@ -14,7 +14,7 @@ import (
 // connection it is written again before anything else is asked.
 //
 // Writes that overlap enter it in the order in which they were acknowledged, as
-// their ranges are locked (rangeLock), and leave it in that order.
+// their ranges are locked (rangelock.Lock), and leave it in that order.
 type journal struct {
 	limit int64 // bytes; 0: nothing is kept, only whether there was something
 
