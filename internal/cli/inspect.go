@@ -248,7 +248,7 @@ is saved, written, read back, and put back as it was.`,
 
 func (a *app) benchCommand() *cobra.Command {
 	o := tools.BenchOptions{}
-	bs := ""
+	bs, beside, besideDepth := "", 0, 0
 	c := &cobra.Command{
 		Use: "bench URL", Short: "Measure a target's speed",
 		Long: `Read (and write, if allowed) as fast as the unit of an iSCSI URL lets, and print
@@ -266,6 +266,9 @@ operations and bytes a second and how long they took.`,
 				return err
 			}
 			o.BlockSize, o.JSON = int(n), a.output == "json"
+			if beside >= 0 {
+				o.BesideLUN, o.BesideDepth = beside, besideDepth
+			}
 			return toolError(tools.Bench(cmd.Context(), a.Stdout, args[0], o))
 		},
 	}
@@ -279,6 +282,8 @@ operations and bytes a second and how long they took.`,
 	f.DurationVar(&o.Duration, "duration", 10*time.Second, "how long")
 	f.BoolVar(&o.Unbatched, "unbatched", false, "send each command by itself, as simple initiators do")
 	f.BoolVar(&o.Digests, "digests", false, "CRC32C header and data digests")
+	f.IntVar(&beside, "beside", -1, "LUN of a second unit of the target, read meanwhile to see whether it holds the first one up")
+	f.IntVar(&besideDepth, "beside-depth", 4, "operations of 4 KiB outstanding on it in each session")
 	f.IntVar(&o.WritePercent, "write-percent", 0, "share of writes, 0 to 100")
 	f.BoolVar(&o.AllowWrite, "allow-write", false, "allow writes, which destroy what is on the unit")
 	return c

@@ -36,7 +36,12 @@ type BenchOptions struct {
 	Length      int64         // … and how many; 0: to the end
 	Unbatched   bool          // send each command by itself
 	Digests     bool          // CRC32C header and data digests
-	JSON        bool          // write the result as JSON
+	// BesideDepth, if not 0, is how many 4 KiB random reads each session keeps
+	// outstanding on a second unit of the target, BesideLUN. What they do to the
+	// first one's figures tells whether a slow unit holds its neighbours up.
+	BesideDepth int
+	BesideLUN   int
+	JSON        bool // write the result as JSON
 	// Configure, if not nil, changes how the sessions log in.
 	Configure func(*initiator.Config)
 }
@@ -58,6 +63,9 @@ type BenchResult struct {
 	All          BenchSeries `json:"all"`
 	Reads        BenchSeries `json:"reads"`
 	Writes       BenchSeries `json:"writes"`
+	// Beside is what the second unit did meanwhile, if there was one. It counts
+	// nowhere else.
+	Beside *BenchSeries `json:"beside,omitempty"`
 }
 
 // BenchSeries is one kind of I/O. Latencies are microseconds.
@@ -97,8 +105,9 @@ func (o *BenchOptions) fill() error {
 		return fmt.Errorf("%w: writes destroy what is on the unit; allow them explicitly", ErrUsage)
 	case o.BlockSize < 1 || o.BlockSize > 64<<20:
 		return fmt.Errorf("%w: block size %d is not within 1 byte and 64 MiB", ErrUsage, o.BlockSize)
-	case o.Depth < 1 || o.Depth > 4096 || o.Sessions < 1 || o.Sessions > 1024 || o.Connections < 1 || o.Connections > 64:
-		return fmt.Errorf("%w: depth is 1 to 4096, sessions 1 to 1024, connections 1 to 64", ErrUsage)
+	case o.Depth < 1 || o.Depth > 4096 || o.Sessions < 1 || o.Sessions > 1024 || o.Connections < 1 || o.Connections > 64 ||
+		o.BesideDepth < 0 || o.BesideDepth > 4096 || o.BesideLUN < 0 || o.BesideLUN > 16383:
+		return fmt.Errorf("%w: depth is 1 to 4096, sessions 1 to 1024, connections 1 to 64, LUNs 0 to 16383", ErrUsage)
 	case int64(o.Depth)*int64(o.Sessions)*int64(o.BlockSize) > 4<<30:
 		return fmt.Errorf("%w: depth × sessions × block size exceed 4 GiB", ErrUsage)
 	case o.Duration < 0 || o.Offset < 0 || o.Length < 0:
@@ -164,11 +173,21 @@ type benchRun struct {
 	err      error         // of the first I/O that failed; read after out.Wait
 }
 
-// stream is the load on one connection. Its I/Os end one by one on the
+// streamLoad is what a stream does.
+type streamLoad struct {
+	pattern      string
+	writePercent int
+	blockSize    int // bytes
+	depth        int // of the session, on all its connections
+	beside       bool
+}
+
+// stream is the load on one unit by one connection. Its I/Os end one by one on the
 // connection's reader, but now and then elsewhere: hence the mutex.
 type stream struct {
 	run     *benchRun
 	s       *initiator.Session
+	load    streamLoad
 	lun     uint64
 	perIO   uint64 // blocks
 	first   uint64 // first block of the region
@@ -207,31 +226,43 @@ func (b *benchRun) open(ctx context.Context, u *initiator.URL) error {
 	if err := chooseLUN(ctx, s, u); err != nil {
 		return err
 	}
-	d, err := s.Unit(u.LUN).OpenDisk(ctx)
+	o := b.o
+	first := streamLoad{pattern: o.Pattern, writePercent: o.WritePercent, blockSize: o.BlockSize, depth: o.Depth}
+	if err := b.addStreams(ctx, s, u.LUN, first, o.Offset, o.Length); err != nil || o.BesideDepth == 0 {
+		return err
+	}
+	beside := streamLoad{pattern: PatternRandom, blockSize: 4096, depth: o.BesideDepth, beside: true}
+	return b.addStreams(ctx, s, uint64(o.BesideLUN), beside, 0, 0)
+}
+
+// addStreams puts a load on a unit of the session, divided over its connections.
+// The region is length bytes from offset, 0 for all behind it.
+func (b *benchRun) addStreams(ctx context.Context, s *initiator.Session, lun uint64, l streamLoad, offset, length int64) error {
+	d, err := s.Unit(lun).OpenDisk(ctx)
 	if err != nil {
 		return err
 	}
 	bs := d.Capacity.BlockSize
-	region := d.Size() - b.o.Offset
-	if b.o.Length > 0 {
-		region = min(region, b.o.Length)
+	region := d.Size() - offset
+	if length > 0 {
+		region = min(region, length)
 	}
-	if b.o.BlockSize%bs != 0 || b.o.Offset%int64(bs) != 0 || region < int64(b.o.BlockSize) {
-		return fmt.Errorf("%w: I/Os of %d bytes from offset %d do not fit a unit of %d blocks of %d bytes",
-			ErrUsage, b.o.BlockSize, b.o.Offset, d.Capacity.Blocks, bs)
+	if l.blockSize%bs != 0 || offset%int64(bs) != 0 || region < int64(l.blockSize) {
+		return fmt.Errorf("%w: I/Os of %d bytes from offset %d do not fit LUN %d, a unit of %d blocks of %d bytes",
+			ErrUsage, l.blockSize, offset, lun, d.Capacity.Blocks, bs)
 	}
-	if m := int(d.Limits.MaxTransfer); m > 0 && b.o.BlockSize/bs > m {
-		return fmt.Errorf("%w: the unit takes at most %d bytes in one command", ErrUsage, m*bs)
+	if m := int(d.Limits.MaxTransfer); m > 0 && l.blockSize/bs > m {
+		return fmt.Errorf("%w: LUN %d takes at most %d bytes in one command", ErrUsage, lun, m*bs)
 	}
 	n := s.Connections()
 	for c := range n {
 		st := &stream{
-			run: b, s: s, lun: initiator.LUN(u.LUN), perIO: uint64(b.o.BlockSize / bs),
-			first: uint64(b.o.Offset) / uint64(bs), slots: uint64(region) / uint64(b.o.BlockSize),
+			run: b, s: s, load: l, lun: initiator.LUN(lun), perIO: uint64(l.blockSize / bs),
+			first: uint64(offset) / uint64(bs), slots: uint64(region) / uint64(l.blockSize),
 			rnd: rand.New(rand.NewPCG(uint64(len(b.streams)), 0x9e3779b97f4a7c15)),
 		}
-		for range share(b.o.Depth, n, c) {
-			io := &benchIO{stream: st, buf: make([]byte, b.o.BlockSize)}
+		for range share(l.depth, n, c) {
+			io := &benchIO{stream: st, buf: make([]byte, l.blockSize)}
 			for i := range io.buf {
 				io.buf[i] = byte(st.rnd.Uint32())
 			}
@@ -326,13 +357,13 @@ func (b *benchRun) close() {
 // prepare sets the next I/O. The stream's mutex is held.
 func (st *stream) prepare(io *benchIO, now time.Time) {
 	at := st.next
-	if st.run.o.Pattern == PatternRandom {
+	if st.load.pattern == PatternRandom {
 		at = st.rnd.Uint64N(st.slots)
 	} else if st.next++; st.next >= st.slots {
 		st.next = 0
 	}
 	at %= st.slots
-	w := st.run.o.WritePercent
+	w := st.load.writePercent
 	write := w == 100 || w > 0 && st.rnd.IntN(100) < w
 	io.In, io.Out = io.buf, nil
 	op := byte(0x88) // READ(16)
@@ -384,9 +415,13 @@ func (st *stream) done(io *benchIO) {
 }
 
 func (b *benchRun) result(u *initiator.URL) *BenchResult {
-	var reads, writes, all histogram
+	var reads, writes, all, beside histogram
 	bySession := make(map[*initiator.Session]float64)
 	for _, st := range b.streams {
+		if st.load.beside {
+			beside.merge(&st.reads)
+			continue
+		}
 		reads.merge(&st.reads)
 		writes.merge(&st.writes)
 		bySession[st.s] += float64(st.reads.n+st.writes.n) / b.elapsed.Seconds()
@@ -395,12 +430,17 @@ func (b *benchRun) result(u *initiator.URL) *BenchResult {
 	all.merge(&reads)
 	all.merge(&writes)
 	o, sec := b.o, b.elapsed.Seconds()
-	return &BenchResult{
+	r := &BenchResult{
 		URL: u.String(), Pattern: o.Pattern, WritePercent: o.WritePercent, BlockSize: o.BlockSize,
 		Depth: o.Depth, Sessions: o.Sessions, Connections: b.sessions[0].Connections(), Seconds: sec,
 		Unbatched: o.Unbatched, Digests: o.Digests, LeastSession: slices.Min(share), MostSession: slices.Max(share),
 		All: series(&all, o.BlockSize, sec), Reads: series(&reads, o.BlockSize, sec), Writes: series(&writes, o.BlockSize, sec),
 	}
+	if o.BesideDepth > 0 {
+		t := series(&beside, 4096, sec)
+		r.Beside = &t
+	}
+	return r
 }
 
 func series(h *histogram, size int, seconds float64) BenchSeries {
@@ -431,6 +471,9 @@ func (r *BenchResult) print(w io.Writer) {
 	}
 	if r.WritePercent > 0 && r.WritePercent < 100 {
 		line("all", r.All)
+	}
+	if r.Beside != nil {
+		line("beside", *r.Beside)
 	}
 	if r.Sessions > 1 {
 		fmt.Fprintf(w, "session %10.0f IOPS at least, %.0f at most\n", r.LeastSession, r.MostSession)

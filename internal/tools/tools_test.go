@@ -322,6 +322,18 @@ func TestBench(t *testing.T) {
 		t.Error("a benchmark of reads changed the disk")
 	}
 
+	beside, err := Measure(limited(t), url, BenchOptions{Duration: 100 * time.Millisecond, BesideDepth: 2, BesideLUN: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := beside.Beside; b == nil || b.Count < 2 || beside.All != beside.Reads || beside.All.Count < 10 || r.Beside != nil ||
+		!near(beside.LeastSession, beside.All.IOPS) {
+		t.Errorf("with a second unit: %+v, beside it %+v", beside, b)
+	}
+	if _, err := Measure(limited(t), url, BenchOptions{Duration: time.Hour, BesideDepth: 1, BesideLUN: 5}); err == nil {
+		t.Error("a second unit that is not there was measured")
+	}
+
 	out.Reset()
 	err = Bench(limited(t), &out, url, BenchOptions{Duration: 100 * time.Millisecond, Pattern: PatternSequential, BlockSize: 8192,
 		WritePercent: 50, AllowWrite: true, Offset: 1 << 20, Length: 1 << 20})

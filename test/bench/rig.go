@@ -167,6 +167,11 @@ const startTime = 20 * time.Second
 
 // run starts the process and waits until it listens.
 func (s *server) run(ctx context.Context, name string, args ...string) error {
+	return s.runUntil(ctx, "tcp", s.addr(), name, args...)
+}
+
+// runUntil is run for a server that listens somewhere else first.
+func (s *server) runUntil(ctx context.Context, network, address, name string, args ...string) error {
 	log, err := os.Create(s.log)
 	if err != nil {
 		return err
@@ -190,7 +195,7 @@ func (s *server) run(ctx context.Context, name string, args ...string) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if c, err := net.Dial("tcp", s.addr()); err == nil {
+		if c, err := net.Dial(network, address); err == nil {
 			return c.Close()
 		}
 		select {

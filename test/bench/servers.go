@@ -36,6 +36,7 @@ var targets = []target{
 	{Name: istgt, About: "istgt", needs: []string{"istgt"}, start: startIstgt, load: iscsiLoad},
 	{Name: ourFile, About: "blockgate serve, the same file", start: startBlockgate(ourFile), load: iscsiLoad},
 	{Name: ourRAM, About: "blockgate serve, a RAM store", start: startBlockgate(ourRAM), load: iscsiLoad},
+	{Name: ourBeside, About: "blockgate, a RAM store, while four reads at a time wait a millisecond each in a second unit of the session", asked: true, start: startBeside, load: besideLoad},
 	{Name: otherFile, About: "the binary of -other, the same file", asked: true, start: startBlockgate(otherFile), load: iscsiLoad},
 	{Name: otherRAM, About: "the binary of -other, a RAM store", asked: true, start: startBlockgate(otherRAM), load: iscsiLoad},
 	{Name: nbdOurs, About: "blockgate serve --nbd, the same file", asked: true, start: startBlockgateNBD, load: nbdLoadOf("")},
@@ -150,6 +151,34 @@ func startBlockgate(name string) func(context.Context, *rig, *server) error {
 	}
 }
 
+// startBeside exports the RAM store as LUN 0 and a store that takes a
+// millisecond as LUN 1.
+func startBeside(ctx context.Context, r *rig, s *server) error {
+	socket := filepath.Join(r.dir, s.name+".sock")
+	if err := s.runUntil(ctx, "unix", socket, r.binary, "daemon", "--state", filepath.Join(r.dir, s.name), "--socket", socket); err != nil {
+		return err
+	}
+	iqn := iqnPrefix + s.name
+	s.url = "iscsi://" + s.addr() + "/" + iqn + "/0"
+	for _, args := range [][]string{
+		{"volume", "create", "fast", fmt.Sprintf("ram:%dM", r.size>>20)},
+		{"volume", "create", "slow", "null:1T", "--layer", "delay,read=1ms"},
+		{"target", "create", iqn, "--volume", "fast", "--volume", "slow", "--allow", "all"},
+		{"portal", "add", s.addr()},
+	} {
+		if err := s.tell(ctx, r.binary, append([]string{"--socket", socket}, args...)...); err != nil {
+			return err
+		}
+	}
+	return r.fill(ctx, s)
+}
+
+func besideLoad(r *rig, s *server, w workload, d time.Duration) []string {
+	command := iscsiLoad(r, s, w, d)
+	url := len(command) - 1
+	return append(command[:url:url], "--beside", "1", command[url])
+}
+
 // fill writes every block of a RAM store: memory that was never written is not
 // there yet, and reading it measures something else.
 func (r *rig) fill(ctx context.Context, s *server) error {
@@ -176,6 +205,9 @@ func iscsiLoad(r *rig, s *server, w workload, d time.Duration) []string {
 	if w.Write {
 		args = append(args, "--write-percent", "100", "--allow-write")
 	}
+	if w.Each > 1 {
+		args = append(args, "--connections", strconv.Itoa(w.Each))
+	}
 	if w.Unbatched {
 		args = append(args, "--unbatched")
 	}
@@ -193,7 +225,7 @@ func startLimit(way string) func(context.Context, *rig, *server) error {
 
 func limitLoadCommand(r *rig, s *server, w workload, d time.Duration) []string {
 	return []string{r.self, "limit-load", fmt.Sprintf("-write=%t", w.Write), fmt.Sprintf("-sequential=%t", w.Sequential),
-		fmt.Sprintf("-block-size=%d", w.BlockSize), fmt.Sprintf("-depth=%d", w.Depth), fmt.Sprintf("-connections=%d", w.Sessions),
+		fmt.Sprintf("-block-size=%d", w.BlockSize), fmt.Sprintf("-depth=%d", w.Depth/max(w.Each, 1)), fmt.Sprintf("-connections=%d", w.Sessions*max(w.Each, 1)),
 		fmt.Sprintf("-duration=%v", d), fmt.Sprintf("-size=%d", r.size), s.addr()}
 }
 

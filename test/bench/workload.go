@@ -17,6 +17,7 @@ type workload struct {
 	BlockSize  int    `json:"blockSize"` // bytes
 	Depth      int    `json:"depth"`     // of each session
 	Sessions   int    `json:"sessions"`
+	Each       int    `json:"connections,omitempty"` // connections of a session, if the target takes so many; 0: one
 	Unbatched  bool   `json:"unbatched,omitempty"` // the client sends each command by itself
 	Digests    bool   `json:"digests,omitempty"`   // CRC32C header and data digests
 	asked      bool   // only if it is asked for by name
@@ -31,6 +32,7 @@ var workloads = []workload{
 	{Name: "1m-write-q8", Title: "1 MiB sequential writes, depth 8", Sequential: true, Write: true, BlockSize: 1 << 20, Depth: 8, Sessions: 1},
 	{Name: "4k-randread-4x16", Title: "4 KiB random reads, four sessions of depth 16", BlockSize: 4096, Depth: 16, Sessions: 4},
 	{Name: "4k-randread-256x4", Title: "4 KiB random reads, 256 sessions of depth 4", BlockSize: 4096, Depth: 4, Sessions: 256, asked: true},
+	{Name: "4k-randread-mcs4", Title: "4 KiB random reads, one session of four connections, depth 64", BlockSize: 4096, Depth: 64, Sessions: 1, Each: 4, asked: true},
 	{Name: "4k-randread-q32-unbatched", Title: "4 KiB random reads, depth 32, a client that sends each command by itself", BlockSize: 4096, Depth: 32, Sessions: 1, Unbatched: true, asked: true},
 	{Name: "4k-randread-q32-digests", Title: "4 KiB random reads, depth 32, header and data digests", BlockSize: 4096, Depth: 32, Sessions: 1, Digests: true, asked: true},
 }
@@ -83,6 +85,7 @@ const (
 	istgt       = "istgt"
 	ourFile     = "blockgate-file"
 	ourRAM      = "blockgate-ram"
+	ourBeside   = "blockgate-ram-beside-slow"
 	otherFile   = "other-file"
 	otherRAM    = "other-ram"
 	limitFile   = "limit-file"
@@ -123,6 +126,7 @@ var goals = []goal{
 	{"4k-randread-q32", ourRAM, []string{limitMemory}, "IOPS", 0.5},
 	{"4k-randread-4x16", ourRAM, []string{limitMemory}, "IOPS", 0.5},
 	{"4k-randread-q32", ourRAM, nil, "CPU", 4},
+	{"4k-randread-q32", ourBeside, []string{ourRAM}, "IOPS", 0.9},
 	{"4k-randread-q32", nbdOurs, []string{nbdkit}, "IOPS", 2},
 	{"4k-randread-q1", nbdOurs, []string{nbdkit}, "IOPS", 1.2},
 	{"1m-read-q8", nbdOurs, []string{nbdkit}, "IOPS", 1.2},
