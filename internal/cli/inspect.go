@@ -279,6 +279,7 @@ operations and bytes a second and how long they took.`,
 	f.IntVar(&o.Depth, "depth", 32, "operations outstanding in each session")
 	f.IntVar(&o.Sessions, "sessions", 1, "sessions")
 	f.IntVar(&o.Connections, "connections", 1, "connections of each session")
+	f.StringArrayVar(&o.Portals, "portal", nil, "another portal of the target; the connections of a session take them in turn (repeat for more)")
 	f.DurationVar(&o.Duration, "duration", 10*time.Second, "how long")
 	f.BoolVar(&o.Unbatched, "unbatched", false, "send each command by itself, as simple initiators do")
 	f.BoolVar(&o.Digests, "digests", false, "CRC32C header and data digests")

@@ -31,6 +31,7 @@ type BenchOptions struct {
 	Depth       int           // I/Os outstanding a session; 32
 	Sessions    int           // 1
 	Connections int           // of each session; 1
+	Portals     []string      // more portals of the target, "host:port": the connections of a session take them in turn
 	Duration    time.Duration // 10 s
 	Offset      int64         // the region: bytes from the start …
 	Length      int64         // … and how many; 0: to the end
@@ -212,6 +213,7 @@ type benchIO struct {
 func (b *benchRun) open(ctx context.Context, u *initiator.URL) error {
 	cfg := u.Config()
 	cfg.Connections, cfg.Unbatched = b.o.Connections, b.o.Unbatched
+	cfg.Addrs = append(cfg.Addrs, b.o.Portals...)
 	if b.o.Digests {
 		cfg.HeaderDigests, cfg.DataDigests = []string{"CRC32C"}, []string{"CRC32C"}
 	}
