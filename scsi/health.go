@@ -156,11 +156,17 @@ func (u *Unit) cameBackLocked(t *Task) *healthChange {
 	if t.set.gaveUp || !t.row.Medium || !t.set.inside && !u.prompt {
 		return nil
 	}
+	if t.Status == Good {
+		u.health.errors = 0
+	}
+	u.stall.probe.cameBack(t)
+	return u.answeredLocked()
+}
+
+// answeredLocked: the store has let a call go by itself.
+func (u *Unit) answeredLocked() *healthChange {
 	w := &u.health
 	u.stall.returned = u.stall.clock
-	if t.Status == Good && w.errors > 0 {
-		w.errors = 0
-	}
 	if w.told == HealthOK && !w.stalled {
 		return nil
 	}
@@ -193,6 +199,11 @@ func (t *Task) timedOut(err error) bool {
 	if errors.Is(err, context.Canceled) {
 		return t.state.Load()&flagStalled != 0
 	}
+	return storeTimedOut(err)
+}
+
+// storeTimedOut: the store has not answered in time, by its own clock.
+func storeTimedOut(err error) bool {
 	var timeout interface{ Timeout() bool } // context.DeadlineExceeded, ETIMEDOUT, net.Error
 	return errors.Is(err, backing.ErrStalled) || errors.As(err, &timeout) && timeout.Timeout()
 }

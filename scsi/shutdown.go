@@ -83,6 +83,7 @@ func (u *Unit) Close(ctx context.Context) error {
 		if op := u.operation.Load(); op != nil {
 			op.cancel()
 		}
+		u.stall.probe.end()
 	}
 	u.drainedLocked()
 	done := u.drained
@@ -99,14 +100,21 @@ func (u *Unit) Close(ctx context.Context) error {
 	case <-done:
 		return nil
 	default:
-		return fmt.Errorf("scsi: unit %s: %w: %d", u.name(), ErrStuck, u.Stats().Tasks)
+		return fmt.Errorf("scsi: unit %s: %w: %d", u.name(), ErrStuck, u.stuckCalls())
 	}
+}
+
+// stuckCalls is how many tasks and probes the store still has.
+func (u *Unit) stuckCalls() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.ntasks + u.stall.probe.inside
 }
 
 // drainedLocked tells Close when no task can reach the store any more. Tasks that
 // wait for Run cannot: Run refuses them.
 func (u *Unit) drainedLocked() {
-	if !u.closed || u.operation.Load() != nil || u.meter.asking {
+	if !u.closed || u.operation.Load() != nil || u.meter.asking || u.stall.probe.inside > 0 {
 		return
 	}
 	for t := u.head; t != nil; t = t.set.next {

@@ -105,7 +105,7 @@ func requestSense(t *Task) {
 		s = sense.SanitizeFailed()
 	} else if flags&(unitOffline|unitEjected) != 0 {
 		s = u.notReady(flags)
-	} else if flags&unitRefuses != 0 && u.refuses(false) == StallFail {
+	} else if flags&unitRefuses != 0 && u.cfg.Load().Stall.Action == StallFail {
 		s = sense.NotReadyNoCause()
 	}
 	var buf [sense.MaxLen]byte

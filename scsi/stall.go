@@ -29,7 +29,7 @@ const (
 	// StallFail: a command that has waited in the store for StallPolicy.After ends
 	// with ABORTED COMMAND, LOGICAL UNIT COMMUNICATION TIME-OUT. When the store
 	// has let nothing go for so long, new ones end with it at once, and TEST UNIT
-	// READY with NOT READY.
+	// READY with NOT READY, until the store answers again.
 	StallFail
 	// StallBusy: when the store has let nothing go for StallPolicy.After, new
 	// commands that need it are answered BUSY. Those inside wait.
@@ -134,7 +134,8 @@ type stallWatch struct {
 
 	inside   int           // tasks that a worker has, or that wait for one, and held copies
 	returned time.Duration // clock when the store let one go by itself
-	asked    time.Time     // while unitRefuses is set: since then, or when one was let in last
+
+	probe stallProbe
 }
 
 // watchLocked has the task looked after from now on.
@@ -201,16 +202,18 @@ func (u *Unit) lookAtStall() {
 	w.clock = time.Since(w.born)
 	p := u.cfg.Load().Stall
 	// What was there before the store let another go says nothing of it any more.
-	if _, waited := u.oldestLocked(w.returned); waited >= p.notice() && !u.health.stalled {
+	if t, waited := u.oldestLocked(w.returned); waited >= p.notice() && !u.health.stalled {
 		u.health.stalled, u.health.stalledAt = true, time.Now().Add(-waited)
+		w.probe.stalledBy(t)
 	}
 	u.refuseLocked()
+	u.probeLocked(p)
 	var ended, answer []*Task
 	if p.Action == StallFail {
 		ended, answer = u.expireLocked(p.After)
 	}
 	w.armed = false
-	if w.inside > 0 || u.nblocked > 0 || engine.State == backing.Stalled && !u.closed {
+	if w.inside > 0 || u.nblocked > 0 || (engine.State == backing.Stalled || u.refusing()) && !u.closed {
 		u.armLocked()
 	}
 	change := u.healthChangeLocked()
@@ -251,40 +254,26 @@ func (u *Unit) refuseLocked() {
 		on = u.health.stalled && time.Since(u.health.stalledAt) >= p.After ||
 			engine.State == backing.Stalled && time.Since(engine.Since) >= p.After
 	}
-	if on && u.flags.Load()&unitRefuses == 0 {
-		u.stall.asked = time.Now()
+	if on && !u.refusing() {
+		if !u.stall.armed && !u.closed {
+			u.armLocked() // somebody has to see when it is over
+		}
+		u.stall.probe.begin(u.stall.clock, p.After)
 	}
 	u.setFlag(unitRefuses, on)
 }
 
-// refuses says by what policy commands are refused while unitRefuses is set;
-// StallHold: they are not. Unless the engine itself says that it does not answer,
-// one goes in to see how the store is when nothing is in there any more, and one
-// in StallPolicy.After in any case: what is inside may be lost for good in a store
-// that has come back. medium says that there is one to go in.
-func (u *Unit) refuses(medium bool) StallAction {
-	stalled := u.engineHealth().State == backing.Stalled
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	w, p := &u.stall, u.cfg.Load().Stall
-	switch {
-	case stalled:
-	case w.inside == 0:
-		return StallHold
-	case medium && w.inside < u.mediumWork.limit/2 && time.Since(w.asked) >= p.After:
-		w.asked = time.Now()
-		return StallHold
-	}
-	return p.Action
-}
+// refusing: new commands are not to wait for the store.
+func (u *Unit) refusing() bool { return u.flags.Load()&unitRefuses != 0 }
 
-// refusal is the answer to a command that comes while unitRefuses is set; Good lets
-// it in.
+// refusal is the answer to a command that comes while unitRefuses is set; Good is
+// for those that do not ask the store. None that does goes in to see how the store
+// is: its initiator would wait as long as for the first one (stall_probe.go).
 func (u *Unit) refusal(row *Command) (s sense.Sense, st Status) {
 	if !row.Medium && row.Op != opTestUnitReady {
 		return s, Good
 	}
-	switch a := u.refuses(row.Medium); {
+	switch a := u.cfg.Load().Stall.Action; {
 	case a == StallFail && row.Medium:
 		return sense.CommunicationTimeout(), CheckCondition
 	case a == StallFail:
@@ -311,7 +300,7 @@ func (t *Task) advance() {
 // waits for other tasks also if one of these was ended here or aborted and keeps
 // its blocks: on a store that is no more than slow, they have their turn.
 func (u *Unit) expireLocked(limit time.Duration) (ended, answer []*Task) {
-	refuses := u.flags.Load()&unitRefuses != 0
+	refuses := u.refusing()
 	var next *Task
 	for t := u.head; t != nil; t = next {
 		next = t.set.next

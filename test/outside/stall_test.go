@@ -223,14 +223,12 @@ func TestStallFail(t *testing.T) {
 	}
 	w.neighbour()
 	w.expect("TEST UNIT READY", w.answer(w.send(0, make([]byte, 6), 0, 0x81, nil), 2*time.Second), "2/04/00")
-	quickest := time.Minute
-	for range 3 { // one of them may be the one that goes to see
-		began = time.Now()
+	began = time.Now()
+	for range 100 {
 		w.expect("elsewhere on the disk", w.answer(w.read(0, 1024), 6*time.Second), "b/08/01")
-		quickest = min(quickest, time.Since(began))
 	}
-	if quickest > 900*time.Millisecond {
-		t.Errorf("while the store is known to hang, answers take %v", quickest)
+	if took := time.Since(began); took > 1900*time.Millisecond {
+		t.Errorf("while the store is known to hang, 100 answers take %v", took)
 	}
 
 	// A flood of writes as large as they may be.
