@@ -118,7 +118,7 @@ func TestStallFailsOneAfterTheOtherFast(t *testing.T) {
 		if got, d := a.timed(write10(0, 1), block(1)...); got != "b/08/01" || d < 2*time.Second || d > 3*time.Second {
 			t.Fatalf("the first write: %s after %v", got, d)
 		}
-		for range 1000 {
+		for range 200 {
 			if got, d := a.timed(write10(0, 1), block(1)...); got != "b/08/01" || d != 0 {
 				t.Fatalf("a later one: %s after %v", got, d)
 			}
@@ -156,12 +156,12 @@ func TestStallProbesElsewhere(t *testing.T) {
 		if asked, _ := s.seen(); w.got() != "b/08/01" || len(asked) != 1 || asked[0] != 77*512 {
 			t.Fatalf("answered %q, read at %v", w.got(), asked)
 		}
-		// A day later there are still few of them.
-		time.Sleep(24 * time.Hour)
+		// Three hours later there are still few of them.
+		time.Sleep(3 * time.Hour)
 		synctest.Wait()
 		asked, inside := s.seen()
 		if len(asked) < 20 || len(asked) > 100 || inside != len(asked)+1 {
-			t.Errorf("%d reads in a day, %d calls inside", len(asked), inside)
+			t.Errorf("%d reads in three hours, %d calls inside", len(asked), inside)
 		}
 		places := map[int64]bool{}
 		for _, off := range asked {
@@ -172,7 +172,7 @@ func TestStallProbesElsewhere(t *testing.T) {
 		}
 		// It is back, but what it has is lost.
 		s.hang(false, false)
-		time.Sleep(24 * time.Hour / 7)
+		time.Sleep(3 * time.Hour / 7)
 		synctest.Wait()
 		r.health(scsi.HealthOK)
 		a.good(write10(8, 1), block(2)...)
@@ -190,15 +190,15 @@ func TestStallOfWritesOnly(t *testing.T) {
 		defer r.close()
 		s.hang(false, true)
 		began, waited := time.Now(), time.Duration(0)
-		for time.Since(began) < time.Hour {
+		for time.Since(began) < time.Hour/2 {
 			got, d := a.timed(write10(0, 1), block(1)...)
 			if waited += d; got != "b/08/01" || d > 3*time.Second {
 				t.Fatalf("%s after %v", got, d)
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(time.Second)
 		}
-		if waited < time.Minute || waited > 8*time.Minute {
-			t.Errorf("waited for %v in an hour", waited)
+		if waited < time.Minute/2 || waited > 4*time.Minute {
+			t.Errorf("waited for %v in half an hour", waited)
 		}
 		s.hang(false, false)
 		time.Sleep(20 * time.Second)

@@ -1,5 +1,5 @@
 # Disks whose store keeps what touches 64 KiB from 32 MiB on: PORT, IQN. LUN 0 holds, LUN 1 fails
-# after 5 s, LUN 2 is busy after 10 s, LUN 3 is sound. What the kernel makes of it, and when.
+# after 5 s and keeps all but its ends, LUN 2 is busy after 10 s, LUN 3 is sound. What the kernel makes of it, and when.
 . /usr/lib/guest.sh
 check "iscsid runs" start_iscsid
 check "node record" record "$PORT" "$IQN"
@@ -39,15 +39,16 @@ waits 0 4
 timed $D0 $BAD
 same "LUN 0 fails a read when the kernel gives up" $READ failed
 echo "figure hold, 4 s for a command: error after $TOOK s"
-check "LUN 0: after six attempts, in $TOOK s" between 40 $TOOK 80
+check "LUN 0: after six attempts, in $TOOK s" between 40 $TOOK 100
 DISK=$D0
 check "LUN 0 is there elsewhere" rd $GOOD 8
 check "the sound disk beside" sound
 
 # What is refused is tried again when one of the kernel's own commands has come back, or has been
-# aborted, after twice 30 s. One is let in to see, and the store answers it.
+# aborted, after twice 30 s. The store is known to hang at most 13 s after the first command; at
+least 22 s after it, 10 s after it asked there, the volume asks elsewhere and is answered.
 dd if=$D2 of=/dev/null bs=512 skip=$BAD count=8 iflag=direct 2>/dev/null &
-sleep 13
+sleep 17
 timed $D2 $GOOD
 same "LUN 2 is read once the store answers" $READ done
 check "LUN 2: was busy until then, $TOOK s" between 2 $TOOK 90

@@ -295,9 +295,13 @@ func (s *stalled) stop(t *testing.T) {
 func TestGuestStall(t *testing.T) {
 	needsAll(t)
 	h := newGuestHost(t)
-	for lun, policy := range []string{"hold", "fail=5s", "busy=10s"} {
+	for lun, d := range []struct{ policy, bad string }{
+		{"hold", "32M+64K"},
+		{"fail=5s", "1M+62M"}, // all but where the kernel looks for partitions
+		{"busy=10s", "32M+64K"},
+	} {
 		name := fmt.Sprint("v", lun)
-		h.cli(t, "volume", "create", name, "ram:64M", "--stall", policy, "--layer", "fault,rule=op=read range=32M+64K action=stick")
+		h.cli(t, "volume", "create", name, "ram:64M", "--stall", d.policy, "--layer", "fault,rule=op=read range="+d.bad+" action=stick")
 		h.cli(t, "lun", "add", guestIQN, name, "--number", fmt.Sprint(lun))
 	}
 	h.disk(t, "sound", 3, 64<<20)
