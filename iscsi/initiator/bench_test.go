@@ -111,7 +111,8 @@ func TestNoAllocations(t *testing.T) {
 	for range 100 {
 		run()
 	}
-	if n := testing.AllocsPerRun(500, run); n >= 1 {
+	// The race detector has pools drop what is put into them.
+	if n := testing.AllocsPerRun(500, run); n >= 1 && !raceEnabled {
 		t.Errorf("%v allocations a command", n)
 	}
 }

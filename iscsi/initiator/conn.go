@@ -89,6 +89,7 @@ func (c *conn) read() {
 			err = c.handle(&c.h)
 		}
 	}
+	c.in.drop()
 	err = lost(c, "receive", err)
 	if errors.Is(err, ErrConnectionLost) && c.cid != 0 && s.leaving() {
 		// A target may close the other connections before its answer to the

@@ -7,15 +7,19 @@ import (
 	"unsafe"
 )
 
-// inPlace reads payloads from a socket to where they belong, with a little of
-// what follows, and on demand without waiting.
+// inPlace reads from a socket without the net package between: payloads to where
+// they belong, with a little of what follows, on demand without waiting; and
+// everything else into a buffer that it does not keep while it waits.
 type inPlace struct {
-	rc   syscall.RawConn
-	iov  [2]syscall.Iovec
-	wait bool
-	n    int
-	err  error
-	fn   func(fd uintptr) bool
+	rc    syscall.RawConn
+	iov   [2]syscall.Iovec
+	wait  bool
+	in    *input // of fill
+	limit int
+	n     int
+	err   error
+
+	place, buffer func(fd uintptr) bool
 }
 
 // newInPlace returns nil for what is no socket.
@@ -29,8 +33,41 @@ func newInPlace(r io.Reader) *inPlace {
 		return nil
 	}
 	t := &inPlace{rc: rc}
-	t.fn = t.step
+	t.place, t.buffer = t.readPlace, t.readBuffer
 	return t
+}
+
+// fill waits for input and reads what there is to buf.B[in.end:limit], in a buffer
+// that it takes then if there is none.
+func (t *inPlace) fill(in *input, limit int) (int, error) {
+	t.in, t.limit, t.n, t.err = in, limit, 0, nil
+	err := t.rc.Read(t.buffer)
+	t.in = nil
+	if err == nil {
+		err = t.err
+	}
+	return t.n, err
+}
+
+func (t *inPlace) readBuffer(fd uintptr) bool {
+	t.in.hold()
+	for {
+		n, err := syscall.Read(int(fd), t.in.buf.B[t.in.end:t.limit])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			t.in.release()
+			return false
+		case err != nil:
+			t.err = err
+		case n == 0:
+			t.err = io.EOF
+		default:
+			t.n = n
+		}
+		return true
+	}
 }
 
 // read fills a and then b, neither of them empty, with what there is. Without
@@ -40,7 +77,7 @@ func (t *inPlace) read(a, b []byte, wait bool) (int, error) {
 	t.iov[0].SetLen(len(a))
 	t.iov[1].SetLen(len(b))
 	t.wait, t.n, t.err = wait, 0, nil
-	err := t.rc.Read(t.fn)
+	err := t.rc.Read(t.place)
 	t.iov = [2]syscall.Iovec{}
 	if err == nil {
 		err = t.err
@@ -48,7 +85,7 @@ func (t *inPlace) read(a, b []byte, wait bool) (int, error) {
 	return t.n, err
 }
 
-func (t *inPlace) step(fd uintptr) bool {
+func (t *inPlace) readPlace(fd uintptr) bool {
 	for {
 		n, _, errno := syscall.Syscall(syscall.SYS_READV, fd, uintptr(unsafe.Pointer(&t.iov)), 2)
 		switch {

@@ -10,3 +10,5 @@ type inPlace struct{}
 func newInPlace(io.Reader) *inPlace { return nil }
 
 func (*inPlace) read(a, b []byte, wait bool) (int, error) { panic("not reached: there is none") }
+
+func (*inPlace) fill(*input, int) (int, error) { panic("not reached: there is none") }

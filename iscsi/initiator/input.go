@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"blockgate/internal/bufpool"
 	"blockgate/iscsi"
 )
 
@@ -20,9 +21,11 @@ const (
 
 // input cuts a byte stream into PDUs. It reads as much as there is.
 type input struct {
-	r          io.Reader
-	buf        []byte
-	start, end int      // unread bytes are buf[start:end]
+	r io.Reader
+	// buf is of inputBuffer bytes. A socket's is given back while there is nothing
+	// to read: that of many sessions would never be in the cache.
+	buf        *bufpool.Buf
+	start, end int      // unread bytes are buf.B[start:end]
 	place      *inPlace // nil for what is no socket
 	long       bool     // the last data segment was long, so the next one may be
 	since      int      // bytes read since waits was called
@@ -34,25 +37,48 @@ type input struct {
 }
 
 func newInput(r io.Reader) *input {
-	return &input{r: r, buf: make([]byte, inputBuffer), maxData: 8192, place: newInPlace(r)}
+	return &input{r: r, maxData: 8192, place: newInPlace(r)}
 }
 
-// need makes at least n ≤ len(buf) bytes available at buf[start:].
+// hold makes sure that there is a buffer.
+func (in *input) hold() {
+	if in.buf == nil {
+		in.buf = bufpool.Get(inputBuffer)
+	}
+}
+
+// release gives the buffer back if nothing in it is unread.
+func (in *input) release() {
+	if in.start == in.end {
+		bufpool.Put(in.buf)
+		in.buf, in.start, in.end = nil, 0, 0
+	}
+}
+
+// drop forgets what is unread; nothing is read any more.
+func (in *input) drop() {
+	in.start = in.end
+	in.release()
+}
+
+// need makes at least n ≤ inputBuffer bytes available at buf.B[start:].
 func (in *input) need(n int) error {
 	if in.end-in.start >= n {
 		return nil
 	}
-	if len(in.buf)-in.start < max(n, len(in.buf)/4) {
-		copy(in.buf, in.buf[in.start:in.end])
+	if in.start == in.end {
+		in.start, in.end = 0, 0 // where the cache is warm
+	} else if inputBuffer-in.start < max(n, inputBuffer/4) {
+		copy(in.buf.B, in.buf.B[in.start:in.end])
 		in.end -= in.start
 		in.start = 0
 	}
-	limit := len(in.buf)
+	limit := inputBuffer
 	if in.long && in.place != nil {
 		limit = min(limit, in.start+max(n, aheadRead))
 	}
 	for in.end-in.start < n {
-		m, err := in.read(in.buf[in.end:limit])
+		m, err := in.read(limit)
 		in.end += m
 		if err != nil && in.end-in.start < n {
 			if err == io.EOF && in.end > in.start {
@@ -64,17 +90,28 @@ func (in *input) need(n int) error {
 	return nil
 }
 
-func (in *input) read(p []byte) (int, error) {
+// read reads to the end of the buffer, or to limit.
+func (in *input) read(limit int) (n int, err error) {
 	in.since = 0
 	if in.waits != nil {
 		in.waits()
 	}
+	if in.place != nil {
+		n, err = in.place.fill(in, limit)
+	} else {
+		in.hold()
+		n, err = readSome(in.r, in.buf.B[in.end:limit])
+	}
+	if in.woke != nil {
+		in.woke()
+	}
+	return n, err
+}
+
+// readSome reads until there is something or an error.
+func readSome(r io.Reader, p []byte) (int, error) {
 	for range 100 {
-		n, err := in.r.Read(p)
-		if n != 0 || err != nil {
-			if in.woke != nil {
-				in.woke()
-			}
+		if n, err := r.Read(p); n != 0 || err != nil {
 			return n, err
 		}
 	}
@@ -85,11 +122,20 @@ func (in *input) read(p []byte) (int, error) {
 // follows into the buffer. It returns how much of dst was filled.
 func (in *input) readPlace(dst []byte) (n int, err error) {
 	if in.place == nil {
-		return in.read(dst)
+		in.since = 0
+		if in.waits != nil {
+			in.waits()
+		}
+		n, err = readSome(in.r, dst)
+		if in.woke != nil {
+			in.woke()
+		}
+		return n, err
 	}
-	ahead := in.buf[:aheadRead]
+	in.hold()
+	ahead := in.buf.B[:aheadRead]
 	// What was queued leaves as often as if the buffer were filled each time.
-	if in.since < len(in.buf) {
+	if in.since < inputBuffer {
 		n, err = in.place.read(dst, ahead, false)
 	}
 	if n == 0 && err == nil {
@@ -115,7 +161,7 @@ func (in *input) next(h *iscsi.BHS) (ahs []byte, err error) {
 	if err := in.need(iscsi.BHSLen); err != nil {
 		return nil, err
 	}
-	n := iscsi.BHSLen + (*iscsi.BHS)(in.buf[in.start:in.end]).AHSLen()
+	n := iscsi.BHSLen + (*iscsi.BHS)(in.buf.B[in.start:in.end]).AHSLen()
 	whole := n
 	if in.headerDigest {
 		whole += iscsi.DigestLen
@@ -123,7 +169,7 @@ func (in *input) next(h *iscsi.BHS) (ahs []byte, err error) {
 	if err := in.need(whole); err != nil {
 		return nil, unexpected(err)
 	}
-	p := in.buf[in.start : in.start+whole]
+	p := in.buf.B[in.start : in.start+whole]
 	in.start += whole
 	copy(h[:], p)
 	if in.headerDigest {
@@ -146,7 +192,7 @@ func (in *input) data(n int) ([]byte, error) {
 	if in.dataDigest {
 		whole += iscsi.DigestLen
 	}
-	if whole > len(in.buf) {
+	if whole > inputBuffer {
 		// Longer than the buffer: bounded by maxData, checked in next.
 		p := make([]byte, n)
 		return p, in.dataInto(p)
@@ -154,7 +200,7 @@ func (in *input) data(n int) ([]byte, error) {
 	if err := in.need(whole); err != nil {
 		return nil, unexpected(err)
 	}
-	p := in.buf[in.start : in.start+whole]
+	p := in.buf.B[in.start : in.start+whole]
 	in.start += whole
 	if in.dataDigest {
 		covered := p[:n+iscsi.PadLen(n)]
@@ -186,7 +232,7 @@ func (in *input) dataInto(dst []byte) error {
 				return unexpected(err)
 			}
 		}
-		m := copy(rest, in.buf[in.start:in.end])
+		m := copy(rest, in.buf.B[in.start:in.end])
 		in.start += m
 		rest = rest[m:]
 	}
@@ -201,7 +247,7 @@ func (in *input) dataInto(dst []byte) error {
 	if err := in.need(tail); err != nil {
 		return unexpected(err)
 	}
-	p := in.buf[in.start : in.start+tail]
+	p := in.buf.B[in.start : in.start+tail]
 	in.start += tail
 	if !in.dataDigest {
 		return nil
