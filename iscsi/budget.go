@@ -70,6 +70,25 @@ func (b *Budget) leave(u *scsi.Unit, n int64) {
 	}
 }
 
+// minWindow is what is left of a command window at least.
+const minWindow = 4
+
+// window is how many commands a session may have outstanding that may have n
+// while there is memory: half when half of the budget is used, and a quarter when
+// three quarters are. Initiators then wait, instead of being answered TASK SET
+// FULL for what they have sent in vain.
+func (b *Budget) window(n int) int {
+	used := b.used.Load()
+	switch {
+	case used <= b.limit/2:
+		return n
+	case used <= b.limit/4*3:
+		return min(n, max(n/2, minWindow))
+	default:
+		return min(n, max(n/4, minWindow))
+	}
+}
+
 // Used is the number of bytes reserved now; Limit is the bound.
 func (b *Budget) Used() int64  { return b.used.Load() }
 func (b *Budget) Limit() int64 { return b.limit }

@@ -47,13 +47,15 @@ type Session struct {
 	// params are the session-wide values; a connection has its own digests and
 	// segment lengths.
 	params Params
-	window int // numbered commands that may be outstanding
+	window int // numbered commands that may be outstanding, while there is memory
 
 	expCmdSN atomic.Uint32
-	// maxCmdSN is the last number the initiator may use. It moves by one for each
-	// numbered command that was answered, so it never goes back (RFC 7143
-	// §4.2.2.1), whatever other connections do meanwhile.
+	// maxCmdSN is the last number the initiator may use. It moves by none, one or
+	// two for each numbered command that was answered, so it never goes back (RFC
+	// 7143 §4.2.2.1), whatever other connections do meanwhile. kept is how many
+	// places of the window the initiator does not get at present.
 	maxCmdSN atomic.Uint32
+	kept     atomic.Int32
 
 	// order makes numbering a command and giving it to the device server one
 	// step, so that several connections keep the initiator's order. Taken before
@@ -255,8 +257,29 @@ func (s *Session) overtake(refCmdSN uint32) bool {
 	return true
 }
 
-// answered gives a numbered command's place in the window back.
-func (s *Session) answered() { s.maxCmdSN.Add(1) }
+// answered gives a numbered command's place in the window back, unless the
+// window is to shrink since memory runs short. When there is memory again each
+// answer gives back one more. No locks are needed or taken.
+func (s *Session) answered() {
+	goal := s.budget.window(s.window)
+	for {
+		kept := s.kept.Load()
+		switch open := s.window - int(kept); {
+		case open > goal:
+			if s.kept.CompareAndSwap(kept, kept+1) {
+				return
+			}
+		case open < goal:
+			if s.kept.CompareAndSwap(kept, kept-1) {
+				s.maxCmdSN.Add(2)
+				return
+			}
+		default:
+			s.maxCmdSN.Add(1)
+			return
+		}
+	}
+}
 
 // join adds a connection; the one it replaces, if any, is returned and must be
 // closed (connection reinstatement, RFC 7143 §6.3.4).

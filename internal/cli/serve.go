@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"blockgate/backing"
 	"blockgate/internal/api/client"
 	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/daemon"
@@ -24,6 +25,8 @@ import (
 // serveOptions are the flags of serve.
 type serveOptions struct {
 	size, chap, stateDir, name string
+	memory                     string
+	payload                    int64 // memory, in bytes
 	stall, partialBlock        string
 	listen, nbd                []string
 	tls                        tlsFlags
@@ -83,6 +86,7 @@ in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on, with
 	partialBlockFlag(c, &o.partialBlock)
 	f.StringVar(&o.name, "name", "", "the target's iSCSI name (default made of this machine's name and the first store's)")
 	o.tls.add(c)
+	f.StringVar(&o.memory, "memory", "", memoryUsage)
 	f.StringVar(&o.stateDir, "state", "", "keep the setup in this directory")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what happens")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -94,9 +98,30 @@ in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on, with
 			// As a script's empty variable has it: not a wish for an open target.
 			return usage(cmd, "--chap has no user")
 		}
+		var err error
+		if o.payload, err = parseMemory(cmd, o.memory); err != nil {
+			return err
+		}
 		return a.serve(cmd.Context(), args, o)
 	}
 	return c
+}
+
+const memoryUsage = "how much payload of all clients may be in memory (default 1G, at least 16M); RAM volumes do not count"
+
+// parseMemory is the value of --memory, 0 for the default.
+func parseMemory(cmd *cobra.Command, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := backing.ParseSize(s)
+	if err == nil && n < 16<<20 {
+		err = fmt.Errorf("%s is not enough: 16M at least", s)
+	}
+	if err != nil {
+		return 0, usage(cmd, "--memory: %v", err)
+	}
+	return n, nil
 }
 
 // serve runs a daemon of its own, with what the command line says.
@@ -114,7 +139,7 @@ func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error 
 		level = slog.LevelDebug
 	}
 	d, err := daemon.Start(ctx, daemon.Config{
-		StateDir: o.stateDir, Socket: a.socket, Portals: s.portals, NBDPortals: s.nbdPortals, Logger: a.logger(level), Version: Version(),
+		Memory: o.payload, StateDir: o.stateDir, Socket: a.socket, Portals: s.portals, NBDPortals: s.nbdPortals, Logger: a.logger(level), Version: Version(),
 		Drain: 5 * time.Second, DelayReady: true,
 	})
 	if err != nil {
@@ -453,7 +478,7 @@ func (a *app) announce(ctx context.Context, w io.Writer, d *daemon.Daemon, s *se
 }
 
 func (a *app) daemonCommand() *cobra.Command {
-	var stateDir string
+	var stateDir, memory string
 	var listen, nbd []string
 	var verbose bool
 	c := &cobra.Command{
@@ -471,6 +496,7 @@ it at once.`,
 	f.StringVar(&stateDir, "state", "", "directory of the state (default $BLOCKGATE_STATE, or "+shown(a.defaultState())+")")
 	f.StringArrayVar(&listen, "listen", nil, "listen here too, for this start only (see: blockgate portal add)")
 	f.StringArrayVar(&nbd, "nbd", nil, "serve NBD here too, for this start only (see: blockgate nbd listen)")
+	f.StringVar(&memory, "memory", "", memoryUsage)
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		signals := make(chan os.Signal, 4)
@@ -501,10 +527,14 @@ it at once.`,
 		if verbose {
 			level = slog.LevelDebug
 		}
+		payload, err := parseMemory(cmd, memory)
+		if err != nil {
+			return err
+		}
 		log := a.logger(level)
 		c := a.client()
 		d, err := daemon.Start(cmd.Context(), daemon.Config{
-			StateDir: stateDir, Socket: c.Socket(), Portals: portals, NBDPortals: nbdPortals, Logger: log, Version: Version(),
+			Memory: payload, StateDir: stateDir, Socket: c.Socket(), Portals: portals, NBDPortals: nbdPortals, Logger: log, Version: Version(),
 		})
 		if err != nil {
 			return err
