@@ -3,6 +3,7 @@ package backing
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,8 @@ type OpenOptions struct {
 	// it fails. 0 is the engine's default, negative for ever. Engines that are
 	// not reached over anything ignore it.
 	Stall time.Duration
+	// Logger gets what an engine has to say that no call returns. Nil: nobody.
+	Logger *slog.Logger
 }
 
 // An Opener opens one engine's stores. rest is the URL after "scheme:".

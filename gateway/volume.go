@@ -232,6 +232,7 @@ func (g *Gateway) open(ctx context.Context, cfg VolumeConfig) (backing.Store, er
 
 func (g *Gateway) openStore(ctx context.Context, cfg VolumeConfig) (backing.Store, error) {
 	opt := backing.OpenOptions{
+		Logger:   g.log,
 		ReadOnly: cfg.ReadOnly, Create: cfg.Create, CreateSize: cfg.Size,
 		Direct: cfg.Direct, Sync: cfg.Sync, Exclusive: true, Stall: engineLimit(cfg.Unit.Stall),
 	}

@@ -36,7 +36,7 @@ type Config struct {
 	// there.
 	Path string
 	// Logger gets what the program writes to its standard error, and when it is
-	// started again. Nil: slog.Default.
+	// started again. Nil: OpenOptions.Logger.
 	Logger *slog.Logger
 	// OpenTime bounds how long a program that was started again may take to open
 	// the store; the first time ctx does. 0: two minutes.
@@ -68,9 +68,12 @@ func Engine(name string) backing.Opener {
 	}
 }
 
-func (c *Config) complete() {
+func (c *Config) complete(o *backing.OpenOptions) {
 	if c.Logger == nil {
-		c.Logger = slog.Default()
+		c.Logger = o.Logger
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	for _, d := range []struct {
 		value *time.Duration

@@ -49,7 +49,7 @@ type Store struct {
 // Open starts the plugin and opens the store in it. ctx bounds that; an error is
 // one line that says what to do about a program or library that is not there.
 func Open(ctx context.Context, cfg Config, location string, o backing.OpenOptions) (*Store, error) {
-	cfg.complete()
+	cfg.complete(&o)
 	s := &Store{
 		cfg: cfg, log: cfg.Logger.With("plugin", cfg.Name, "location", location), location: location, options: o,
 		stop: make(chan struct{}), ended: make(chan struct{}), changed: make(chan struct{}), resized: make(chan struct{}, 1),

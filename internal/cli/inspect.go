@@ -175,7 +175,7 @@ func (a *app) engineCommand() *cobra.Command {
 			return a.answer(l, func() *table {
 				t := &table{head: []string{"NAME", "USE"}}
 				for _, e := range l {
-					use := "volume create NAME " + e.Scheme + ":PLACE"
+					use := "volume create NAME " + place(e.Scheme)
 					if e.Layer {
 						use = "volume create NAME STORE --layer " + e.Scheme
 					}
@@ -185,6 +185,29 @@ func (a *app) engineCommand() *cobra.Command {
 			})
 		}),
 	})
+}
+
+// place is how a store of an engine is written.
+func place(scheme string) string {
+	switch scheme {
+	case "file":
+		return "/PATH"
+	case "ram", "null":
+		return scheme + ":SIZE"
+	case "nbd", "nbds":
+		return scheme + "://HOST/EXPORT"
+	case "nbd+unix", "nbds+unix":
+		return "'" + scheme + ":///EXPORT?socket=PATH'"
+	case "gluster":
+		return "gluster:VOLUME@HOST/PATH"
+	case "rbd":
+		return "rbd:POOL/IMAGE"
+	case "sheepdog":
+		return "sheepdog:HOST:PORT:VDI"
+	case "curve":
+		return "curve:cbd:POOL//PATH_USER_"
+	}
+	return scheme + ":PLACE"
 }
 
 func (a *app) statusCommand() *cobra.Command {

@@ -95,12 +95,7 @@ func (a *app) lunList() *cobra.Command {
 			return a.answer(l, func() *table {
 				t := &table{head: []string{"LUN", "VOLUME", "SIZE", "STATE", "STORE"}}
 				for _, u := range l {
-					st := u.Volume.Status.State
-					if u.Volume.Status.Error != "" {
-						st += ": " + u.Volume.Status.Error
-					}
-					st += healthText(&u.Volume.Status)
-					t.add(fmt.Sprint(u.Number), u.Volume.Name, formatSize(u.Volume.Status.Size), st, u.Volume.URL)
+					t.add(fmt.Sprint(u.Number), u.Volume.Name, formatSize(u.Volume.Status.Size), shortState(&u.Volume.Status), u.Volume.URL)
 				}
 				return t
 			})

@@ -59,7 +59,7 @@ func visible(s string) string {
 }
 
 // answer prints v as JSON or YAML if that was asked for, and the table
-// otherwise. An empty table is not printed; nothing is what there is.
+// otherwise. Of an empty one there is the head: an answer, and what would be there.
 func (a *app) answer(v any, t func() *table) error {
 	switch a.output {
 	case "json":
@@ -75,11 +75,7 @@ func (a *app) answer(v any, t func() *table) error {
 		_, err = a.Stdout.Write(out)
 		return err
 	}
-	tab := t()
-	if len(tab.rows) == 0 {
-		return nil
-	}
-	return tab.print(a.Stdout)
+	return t().print(a.Stdout)
 }
 
 // done says that something was done: a line for people on stderr, nothing on

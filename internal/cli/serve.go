@@ -196,6 +196,7 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 		return nil, err
 	}
 	names := map[string]bool{}
+	var own []string // stores that --size says nothing of
 	for _, spec := range stores {
 		url, err := storeURL(spec)
 		if err != nil {
@@ -216,12 +217,17 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 				v.Size = 0
 			}
 		case "ram", "null": // their names have their sizes
+			own = append(own, spec)
 		default:
 			if !v.ReadOnly {
 				v.Size = size // the engine makes the store, or says that it cannot
 			}
 		}
 		s.volumes, s.created = append(s.volumes, v), append(s.created, fresh)
+	}
+	if size != 0 && len(own) > 0 && len(own) == len(stores) {
+		return nil, &state.Error{Class: state.Usage, Code: "usage", Object: fmt.Sprintf("store %q", own[0]),
+			Reason: fmt.Sprintf("has its size in its name, and --size %s is for files", o.size), Hint: "leave --size away, or write " + engineOf(s.volumes[0].URL) + ":" + o.size}
 	}
 	if s.target == "" && len(s.volumes) > 0 {
 		s.target = defaultTarget(s.volumes[0].Name)

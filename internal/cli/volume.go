@@ -137,10 +137,42 @@ func (a *app) volumes(list ...v1.Volume) error {
 	if len(list) == 1 {
 		v = list[0]
 	}
-	return a.answer(v, func() *table { return volumeTable(list) })
+	return a.answer(v, func() *table { return volumeTable(list, volumeState) })
 }
 
-func volumeTable(list []v1.Volume) *table {
+// volumeState is a volume's state with what is wrong with it, if anything.
+func volumeState(s *v1.VolumeStatus) string {
+	st := s.State
+	if s.Error != "" {
+		st += ": " + s.Error + attempts(s)
+	} else if s.ReadOnly {
+		st += ", read-only"
+	}
+	return st + healthText(s)
+}
+
+// shortState leaves to "volume show" what can be long.
+func shortState(s *v1.VolumeStatus) string {
+	switch {
+	case s.Health != nil:
+		return s.State + " since " + s.Health.Since.Local().Format(time.DateTime)
+	case s.Error == "" && s.ReadOnly:
+		return s.State + ", read-only"
+	}
+	return s.State + attempts(s)
+}
+
+// unwell has a line for people that says where to read what shortState left out.
+func (a *app) unwell(l []v1.Volume) {
+	for _, v := range l {
+		if a.output == "table" && (v.Status.Error != "" || v.Status.Health != nil) {
+			a.note("what is wrong: blockgate volume show %s", v.Name)
+			return
+		}
+	}
+}
+
+func volumeTable(list []v1.Volume, stateOf func(*v1.VolumeStatus) string) *table {
 	t := &table{head: []string{"NAME", "SIZE", "BLOCK", "STATE", "STORE", "USED BY"}}
 	for _, v := range list {
 		var used []string
@@ -153,18 +185,11 @@ func volumeTable(list []v1.Volume) *table {
 		if n := len(used) - 3; n > 0 {
 			used = append(used[:3], fmt.Sprintf("and %d more", n))
 		}
-		st := v.Status.State
-		if v.Status.Error != "" {
-			st += ": " + v.Status.Error + attempts(&v.Status)
-		} else if v.Status.ReadOnly {
-			st += ", read-only"
-		}
-		st += healthText(&v.Status)
 		url := v.URL
 		if url == "" {
 			url = "no medium"
 		}
-		t.add(v.Name, formatSize(v.Status.Size), fmt.Sprint(v.Status.BlockSize), st, url, strings.Join(used, ", "))
+		t.add(v.Name, formatSize(v.Status.Size), fmt.Sprint(v.Status.BlockSize), stateOf(&v.Status), url, strings.Join(used, ", "))
 	}
 	return t
 }
@@ -175,7 +200,7 @@ func healthText(s *v1.VolumeStatus) string {
 	if h == nil {
 		return ""
 	}
-	return fmt.Sprintf(" since %s: %s", h.Since.Format(time.DateTime), h.Reason)
+	return fmt.Sprintf(" since %s: %s", h.Since.Local().Format(time.DateTime), h.Reason)
 }
 
 func (a *app) volumeList() *cobra.Command {
@@ -187,7 +212,8 @@ func (a *app) volumeList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.answer(l, func() *table { return volumeTable(l) })
+			defer a.unwell(l)
+			return a.answer(l, func() *table { return volumeTable(l, shortState) })
 		}),
 	}
 }

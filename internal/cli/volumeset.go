@@ -20,23 +20,30 @@ func partialBlockFlag(c *cobra.Command, p *string) {
 }
 
 func (a *app) volumeSet() *cobra.Command {
-	var stall string
+	var stall, partial string
 	c := &cobra.Command{
 		Use: "set NAME", Short: "Change a volume's settings while it is in use", Args: args(1, 1),
 		Long: `Change a volume's settings while it is in use; nobody is logged out. What each
-stall policy means to which initiator: docs/operations.md.`,
-		Example:           examples("blockgate volume set db --stall fail=30s", "blockgate volume set db --stall busy", "blockgate volume set db --stall hold"),
+stall policy means to which initiator: docs/operations.md. --partial-block counts
+when a store is opened, and when it grows.`,
+		Example:           examples("blockgate volume set db --stall fail=30s", "blockgate volume set db --stall hold", "blockgate volume set db --partial-block ignore"),
 		ValidArgsFunction: a.complete(volumeNames),
 	}
 	f := c.Flags()
 	f.SortFlags = false
 	stallFlag(c, &stall)
+	partialBlockFlag(c, &partial)
 	c.RunE = a.call(func(ctx context.Context, cl *client.Client, args []string) error {
-		if !f.Changed("stall") {
+		if !f.Changed("stall") && !f.Changed("partial-block") {
 			return usage(c, "what shall be changed? For example --stall hold")
 		}
 		_, err := cl.ChangeVolume(ctx, args[0], func(v *state.Volume) error {
-			v.Stall = stall
+			if f.Changed("stall") {
+				v.Stall = stall
+			}
+			if f.Changed("partial-block") {
+				v.PartialBlock = partial
+			}
 			return nil
 		})
 		if err != nil {

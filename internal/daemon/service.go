@@ -35,7 +35,7 @@ func (d *Daemon) Apply(ctx context.Context, ops []state.Op) (v1.Result, error) {
 
 func (d *Daemon) logChange(p *state.Plan, warnings []string) {
 	for _, c := range p.Changes {
-		d.log.Info("changed", "verb", c.Verb, "kind", c.Kind, "name", c.Name)
+		d.log.Info("changed", "verb", c.Verb, "kind", c.Kind.Noun(), "name", c.Name)
 	}
 	for _, w := range warnings {
 		d.log.Warn(w)

@@ -32,7 +32,7 @@ type Field struct {
 func (d Difference) String() string {
 	var b strings.Builder
 	b.WriteString(map[Verb]string{Create: "+ ", Update: "~ ", Delete: "- "}[d.Verb])
-	b.WriteString(string(d.Kind))
+	b.WriteString(d.Kind.Noun())
 	switch d.Kind {
 	case KindLUN, KindACL:
 		fmt.Fprintf(&b, " %s of target %s", word(d.Part), word(d.Name))

@@ -133,10 +133,7 @@ func clipTo(s string, n int) string {
 }
 
 func object(kind Kind, name string) string {
-	if kind == KindNBDPortal {
-		return fmt.Sprintf("NBD portal %q", Clip(name))
-	}
-	return fmt.Sprintf("%s %q", kind, Clip(name))
+	return fmt.Sprintf("%s %q", kind.Noun(), Clip(name))
 }
 
 // Reasonf formats a reason, with strings clipped, in at most 1 KiB or a little more.

@@ -91,7 +91,7 @@ func listOf(k Kind) string {
 // checkVerb applies the rules that all kinds share.
 func checkVerb(op *Op, exists bool, rev uint64, given bool, notFound, there string) error {
 	if op.Verb != Delete && !given {
-		return &Error{Class: Usage, Code: CodeInvalidRequest, Object: object(op.Kind, op.Name), Reason: fmt.Sprintf("%s without a %s", op.Verb, op.Kind)}
+		return &Error{Class: Usage, Code: CodeInvalidRequest, Object: object(op.Kind, op.Name), Reason: fmt.Sprintf("%s without a %s", op.Verb, op.Kind.Noun())}
 	}
 	switch {
 	case op.Verb == Create && exists:

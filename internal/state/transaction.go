@@ -18,6 +18,14 @@ const (
 	KindNBDPortal Kind = "nbdportal"
 )
 
+// Noun is the kind in people's words.
+func (k Kind) Noun() string {
+	if k == KindNBDPortal {
+		return "NBD portal"
+	}
+	return string(k)
+}
+
 // Verb is what an operation does.
 type Verb string
 
