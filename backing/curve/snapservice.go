@@ -155,7 +155,14 @@ func (s *snapshotService) do(ctx context.Context, action string, params ...strin
 	var last error
 	for _, addr := range s.addrs {
 		a, err := s.ask(ctx, "http://"+addr+"/SnapshotCloneService?"+q.Encode())
-		if err == nil || errors.As(err, new(*serviceError)) || ctx.Err() != nil {
+		if err == nil || errors.As(err, new(*serviceError)) {
+			return a, err
+		}
+		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+			// The time was over while this address failed: who asks wants to know that.
+			err = fmt.Errorf("%w (%w)", ctx.Err(), err)
+		}
+		if ctx.Err() != nil {
 			return a, err
 		}
 		last = err

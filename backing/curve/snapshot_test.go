@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -162,6 +163,43 @@ func TestSnapshotUnderWrites(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// lateContext is over as soon as somebody has been refused, who does not know yet.
+type lateContext struct {
+	context.Context
+	over atomic.Bool
+}
+
+func (c *lateContext) Done() <-chan struct{} { return nil }
+
+func (c *lateContext) Err() error {
+	if c.over.Load() {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// A call whose time is over says so, also if an address was refused at that moment.
+func TestSnapshotServiceOutOfTime(t *testing.T) {
+	r, _, _, addrs := snapRig(t)
+	ctx := &lateContext{Context: t.Context()}
+	cfg := quick
+	cfg.Dial = func(_ context.Context, network, address string) (net.Conn, error) {
+		if network == "tcp" {
+			ctx.over.Store(true)
+			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+		}
+		return net.Dial(network, address)
+	}
+	l := r.volume(1<<20, 4096)
+	l.Snapshots = addrs
+	s, err := curve.OpenAt(t.Context(), l, backing.OpenOptions{ReadOnly: true}, cfg)
+	ok(t, err)
+	defer s.Close()
+	_, err = s.Snapshots(ctx)
+	is(t, err, context.DeadlineExceeded)
+	is(t, err, syscall.ECONNREFUSED)
 }
 
 func TestSnapshotFailures(t *testing.T) {
