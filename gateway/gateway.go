@@ -14,6 +14,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,9 +51,8 @@ type Config struct {
 	// built in.
 	Engines *backing.Registry
 	Logger  *slog.Logger // nil: no log
-	// Memory bounds the payload held for all sessions of one fabric together (of
-	// iSCSI, of NBD), in bytes; 0: the
-	// server's default.
+	// Memory bounds the payload held for all sessions and connections together, of
+	// iSCSI and of NBD, in bytes; 0: the server's default.
 	Memory int64
 	// LoginTimeout closes a connection that has not logged in by then; 0: the
 	// server's default.
@@ -124,12 +124,13 @@ func New(cfg Config) (*Gateway, error) {
 	if !cfg.Hold {
 		g.Admit()
 	}
+	budget := iscsi.NewBudget(cmp.Or(cfg.Memory, server.DefaultMemory))
 	g.srv = server.New(server.Config{
-		Directory: directory{g}, Logger: cfg.Logger, Memory: cfg.Memory, LoginTimeout: cfg.LoginTimeout,
+		Directory: directory{g}, Logger: cfg.Logger, Budget: budget, LoginTimeout: cfg.LoginTimeout,
 		Congestion: "-", // connections have their portal's
 	})
 	g.nbd = nbdserver.New(nbdserver.Config{
-		Directory: nbdDirectory{g}, Logger: cfg.Logger, Memory: cfg.Memory, LoginTimeout: cfg.LoginTimeout,
+		Directory: nbdDirectory{g}, Logger: cfg.Logger, Budget: budget, LoginTimeout: cfg.LoginTimeout,
 	})
 	return g, nil
 }

@@ -9,10 +9,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"blockgate/backing/layer/base"
+	"blockgate/backing/layer/fault"
+	"blockgate/backing/ram"
 	"blockgate/gateway"
+	"blockgate/iscsi/initiator"
 	"blockgate/nbd"
 	"blockgate/nbd/client"
 	nbdserver "blockgate/nbd/server"
@@ -198,4 +204,47 @@ func TestExportsFollowTheirVolume(t *testing.T) {
 	if _, err := nbdClient(t, "tcp", p.Bound, "empty"); err == nil {
 		t.Error("a volume without a medium is served")
 	}
+}
+
+// What NBD's clients hold is counted for iSCSI as well, and leaves it room.
+func TestOneMemoryForAll(t *testing.T) {
+	g, addr := newGateway(t, gateway.Config{Memory: 4 << 20})
+	p, err := g.AddNBDPortal(t.Context(), gateway.NBDPortalConfig{Address: "127.0.0.1:0"})
+	ok(t, err)
+	export(t, g, gateway.VolumeConfig{Name: "well", URL: "ram:4M"}, gateway.TargetConfig{Name: name, ACL: gateway.Everyone()})
+	ok(t, g.AddExport(gateway.ExportConfig{Name: "well", Volume: "well", ACL: gateway.Everyone()}))
+	s, err := login(t, addr, initiator.Config{})
+	ok(t, err)
+	u := s.Unit(initiator.LUN(0))
+	read := func(n int) error { return u.ReadBlocks(t.Context(), make([]byte, n), 0, uint32(n/512)) }
+	for u.TestUnitReady(t.Context()) != nil { // until no attention is left
+	}
+	ok(t, read(2<<20))
+	var hung []*fault.Store
+	var wg sync.WaitGroup
+	for _, v := range []string{"a", "b"} {
+		mem, err := ram.New(4 << 20)
+		ok(t, err)
+		st := fault.New(mem, 1)
+		ok(t, g.AddVolume(t.Context(), gateway.VolumeConfig{Name: v, Store: st}))
+		ok(t, g.AddExport(gateway.ExportConfig{Name: v, Volume: v, ACL: gateway.Everyone()}))
+		st.Add(fault.Rule{Op: base.Write, Action: fault.Stick})
+		c, err := nbdClient(t, "tcp", p.Bound, v)
+		ok(t, err)
+		wg.Go(func() { c.WriteAt(t.Context(), make([]byte, 1<<20), 0, 0) })
+		ok(t, st.WaitHeld(t.Context(), 1))
+		hung = append(hung, st)
+	}
+	if err := read(2 << 20); err == nil || !strings.Contains(err.Error(), "TASK SET FULL") {
+		t.Errorf("a read of all that is left: %v", err)
+	}
+	ok(t, read(64<<10))
+	c, err := nbdClient(t, "tcp", p.Bound, "well")
+	ok(t, err)
+	ok(t, c.ReadAt(t.Context(), make([]byte, 64<<10), 0))
+	for _, st := range hung {
+		st.Release()
+	}
+	wg.Wait()
+	within(t, "all of the memory is free again", func() bool { return read(2<<20) == nil })
 }

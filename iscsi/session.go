@@ -261,7 +261,7 @@ func (s *Session) overtake(refCmdSN uint32) bool {
 // window is to shrink since memory runs short. When there is memory again each
 // answer gives back one more. No locks are needed or taken.
 func (s *Session) answered() {
-	goal := s.budget.window(s.window)
+	goal := windowOf(s.budget, s.window)
 	for {
 		kept := s.kept.Load()
 		switch open := s.window - int(kept); {

@@ -28,7 +28,7 @@ type command struct {
 
 	buf     *bufpool.Buf // data-out
 	held    int64        // bytes of the budget
-	share   *scsi.Unit   // whose share of the budget held counts in; nil: nobody's
+	counted bool         // held is counted in shares of the budget
 	want    int          // data-out bytes to collect before the task runs
 	r2tSN   uint32
 	r2ts    []r2t
@@ -110,12 +110,12 @@ func (c *TargetConn) keep(cmd *command) {
 // clear gives everything the command holds back.
 func (cmd *command) clear() {
 	c := cmd.conn
-	cmd.task.Reset()
-	if cmd.share != nil {
-		c.sess.budget.leave(cmd.share, cmd.held)
-		cmd.share = nil
+	if cmd.counted {
+		c.sess.budget.Leave(cmd.share(), cmd.held)
+		cmd.counted = false
 	}
-	c.sess.budget.give(cmd.held)
+	cmd.task.Reset()
+	c.sess.budget.Give(cmd.held)
 	bufpool.Put(cmd.buf)
 	cmd.buf, cmd.held, cmd.extCDB = nil, 0, nil
 	cmd.want, cmd.solicit, cmd.r2tSN, cmd.r2ts = 0, 0, 0, cmd.r2ts[:0]
@@ -209,7 +209,7 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 	c.mu.Unlock()
 
 	short := false // of memory for its data-in
-	if n := min(t.MaxIn, maxStage); c.sess.budget.take(n) {
+	if n := min(t.MaxIn, maxStage); c.sess.budget.Take(n) {
 		cmd.held = n
 	} else {
 		short = true
@@ -226,7 +226,7 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 	case unexpected || short:
 		c.putStage(stage)
 	default:
-		short = !c.takeBuffer(cmd, data, stage) || !c.sess.budget.admits(cmd)
+		short = !c.takeBuffer(cmd, data, stage) || !cmd.admits()
 	}
 	if lend {
 		t.Loans = c
@@ -270,7 +270,7 @@ func (c *TargetConn) takeBuffer(cmd *command, data []byte, stage *bufpool.Buf) b
 		cmd.held += int64(len(stage.B))
 		return true
 	}
-	ok := c.sess.budget.take(int64(room))
+	ok := c.sess.budget.Take(int64(room))
 	if ok && room > 0 {
 		cmd.buf = bufpool.Get(room)
 		cmd.held += int64(room)

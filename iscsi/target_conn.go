@@ -350,7 +350,7 @@ func (c *TargetConn) beginLong() error {
 
 // takeStage takes a staging buffer and its share of the budget, or nil.
 func (c *TargetConn) takeStage(n int) *bufpool.Buf {
-	if !c.sess.budget.take(int64(n)) {
+	if !c.sess.budget.Take(int64(n)) {
 		return nil
 	}
 	return bufpool.Get(n)
@@ -391,7 +391,7 @@ func (c *TargetConn) endLong() error {
 // putStage gives a staging buffer and its share of the budget back.
 func (c *TargetConn) putStage(b *bufpool.Buf) {
 	if b != nil {
-		c.sess.budget.give(int64(len(b.B)))
+		c.sess.budget.Give(int64(len(b.B)))
 		bufpool.Put(b)
 	}
 }

@@ -401,8 +401,9 @@ func TestMemoryBudgetGivesTaskSetFull(t *testing.T) {
 	r := newRig(t, rigOptions{memory: 1 << 20})
 	l := r.conns[0]
 	l.send(cmdPDU(1, 1, 0, rw10(0x2a, 0, 1024), 512<<10, w), nil)
-	l.send(cmdPDU(2, 2, 0, rw10(0x2a, 0, 1024), 512<<10, w), nil)
 	l.nothing()
+	l.send(cmdPDU(2, 2, 0, rw10(0x28, 0, 1024), 512<<10, fR), nil)
+	l.next().wantStatus(t, scsi.TaskSetFull)
 	l.send(cmdPDU(3, 3, 0, rw10(0x28, 0, 1), 512, fR), nil)
 	l.next().wantStatus(t, scsi.TaskSetFull)
 	l.send(cmdPDU(4, 4, 0, rw10(0x2a, 0, 64), 32<<10, fW), make([]byte, 32<<10))
@@ -497,8 +498,9 @@ func TestHungUnitLeavesMemory(t *testing.T) {
 	for i := range uint32(n) {
 		l.send(cmdPDU(1+i, 1+i, 0, rw10(0x2a, i*128, 128), size, fW), make([]byte, size))
 	}
-	// Half of the budget for whoever comes first, a quarter more for one unit.
-	for range n - 12 {
+	// A quarter of the budget for whoever comes first, and what one session gets of
+	// one unit while all the others do nothing.
+	for range n - 8 {
 		l.next().wantStatus(t, scsi.TaskSetFull)
 		full++
 	}

@@ -22,6 +22,7 @@ var layers = []struct {
 	layer  int
 }{
 	{"internal/bufpool", 0},
+	{"internal/budget", 0},
 	{"internal/conndrive", 1},
 	{"internal/rangelock", 1},
 	{"internal/sendq", 1},

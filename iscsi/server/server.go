@@ -35,9 +35,12 @@ const (
 type Config struct {
 	Directory iscsi.Directory
 	Logger    *slog.Logger
-	// Memory bounds the payload held for all sessions together, in bytes. A
-	// command that would go over it is answered TASK SET FULL.
+	// Memory bounds the payload held for all sessions together, in bytes. When it
+	// becomes scarce commands are answered TASK SET FULL, those of the sessions and
+	// logical units that hold most first.
 	Memory int64
+	// Budget, if not nil, is used in place of Memory, and may be other servers' too.
+	Budget *iscsi.Budget
 	// LoginTimeout closes a connection whose login is not finished in time.
 	LoginTimeout time.Duration
 	// StallTimeout closes a connection whose peer takes nothing of what is sent
@@ -54,11 +57,10 @@ type Config struct {
 
 // Server serves iSCSI on any number of listeners. Safe for concurrent use.
 type Server struct {
-	cfg    Config
-	log    *slog.Logger
-	budget *iscsi.Budget
-	table  table
-	turn   conndrive.Turn
+	cfg   Config
+	log   *slog.Logger
+	table table
+	turn  conndrive.Turn
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -83,6 +85,9 @@ func New(cfg Config) *Server {
 	if cfg.Memory <= 0 {
 		cfg.Memory = DefaultMemory
 	}
+	if cfg.Budget == nil {
+		cfg.Budget = iscsi.NewBudget(cfg.Memory)
+	}
 	if cfg.LoginTimeout <= 0 {
 		cfg.LoginTimeout = DefaultLoginTimeout
 	}
@@ -99,7 +104,7 @@ func New(cfg Config) *Server {
 		cfg.Congestion = DefaultCongestion
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Logger, budget: iscsi.NewBudget(cfg.Memory),
+		cfg: cfg, log: cfg.Logger,
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
 		tickStop: make(chan struct{}), tickEvery: time.Second,
 	}
@@ -382,8 +387,9 @@ func (s *Server) CloseSessions(target string) int {
 	return n
 }
 
-// MemoryUsed is the payload memory reserved now, in bytes.
-func (s *Server) MemoryUsed() int64 { return s.budget.Used() }
+// MemoryUsed is the payload memory reserved now, in bytes, by all who share
+// Config.Budget.
+func (s *Server) MemoryUsed() int64 { return s.cfg.Budget.Used() }
 
 // Announce sends sense data for a LUN (the eight bytes of a LUN field) to every
 // session of a target as an asynchronous SCSI event (RFC 7143 §11.9). It tells

@@ -79,7 +79,7 @@ func (t *table) admit(r *iscsi.LoginResult) (*iscsi.Session, iscsi.LoginStatus) 
 		})
 	}
 	s := iscsi.NewSession(iscsi.SessionConfig{
-		ID: id, TSIH: r.TSIH, Result: r, Nexus: nexus, Budget: t.srv.budget, Logger: t.srv.log,
+		ID: id, TSIH: r.TSIH, Result: r, Nexus: nexus, Budget: t.srv.cfg.Budget, Logger: t.srv.log,
 		Directory: t.srv.cfg.Directory,
 		Reset:     func(target string) { t.srv.CloseSessions(target) },
 	})

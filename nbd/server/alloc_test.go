@@ -18,7 +18,7 @@ func steady(t testing.TB, e Export, m nbd.Mode, c nbd.Command, n, depth int) (ru
 	}
 	k := newMachine(machineConfig{
 		Session: s, Mode: m, Flags: e.Info().Flags | nbd.HasFlags, BlockSize: e.Info().BlockSize,
-		Budget: newBudget(1 << 30), Host: &quietHost{}, Lend: true,
+		Budget: NewBudget(1 << 30), Host: &quietHost{}, Lend: true,
 	})
 	t.Cleanup(k.Closed)
 	var in []byte

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockgate/internal/budget"
 	"blockgate/internal/conndrive"
 	"blockgate/nbd"
 )
@@ -26,9 +27,6 @@ type conn struct {
 	raw   net.Conn // what was accepted
 	nc    net.Conn // raw, or TLS on it; of the goroutine that runs
 	drive *conndrive.Conn
-
-	part    string // of the memory: the export's name; srv.mu
-	entered bool   // it has one; srv.mu
 
 	inLogin    *list.Element // in srv.logins during the handshake; srv.mu
 	crowdedOut bool          // a newer connection took the place; srv.mu
@@ -211,7 +209,7 @@ func (c *conn) begin(h *handshake) {
 	c.m = newMachine(machineConfig{
 		Session: h.session, Mode: h.mode, Flags: h.info.Flags, BlockSize: h.info.BlockSize,
 		Allocation: h.allocation, ContextID: contextID,
-		Budget: c.srv.enter(c, h.info.Name), Host: c, Lend: c.drive.SendsWithoutWaiting(),
+		Budget: c.srv.cfg.Budget, Share: budget.Share{Peer: c, Thing: h.info.Name}, Host: c, Lend: c.drive.SendsWithoutWaiting(),
 	})
 	c.drive.Attach(c.m)
 	c.srv.endLogin(c)

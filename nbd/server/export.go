@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 
+	"blockgate/internal/bufpool"
 	"blockgate/nbd"
 )
 
@@ -124,9 +125,10 @@ type Request struct {
 	m       *machine
 	err     nbd.Errno
 	message string
-	buf     payload
-	cost    int64 // of the budget
-	batched bool  // in a batch that is being sent
+	buf     *bufpool.Buf // of a WRITE's data
+	cost    int64        // of the budget; counted: in shares
+	counted bool
+	batched bool // in a batch that is being sent
 	// answered: the client has its reply, and the request only waits for its end.
 	// reply: it is that reply of another request.
 	answered, reply bool

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockgate/internal/budget"
 	"blockgate/internal/bufpool"
 	"blockgate/nbd"
 )
@@ -45,8 +46,10 @@ type machineConfig struct {
 	BlockSize  nbd.BlockSize
 	Allocation bool   // AllocationContext is selected,
 	ContextID  uint32 // under this number
-	Budget     *budget
-	Host       host
+	// Budget is the server's memory, of which the connection takes as Share.
+	Budget *budget.Budget
+	Share  budget.Share
+	Host   host
 	// Lend says that the host's reader sends without waiting and calls Settle
 	// before it waits.
 	Lend bool
@@ -100,6 +103,7 @@ type rx struct {
 	r     *Request // rxBody: a WRITE, of whose data got bytes are there
 	got   int
 	skip  uint64 // rxSkip: bytes to throw away
+	room  room
 }
 
 type rxState uint8
@@ -128,6 +132,7 @@ var (
 func (m *machine) Feed(p []byte) (n int, err error) {
 	m.mu.Lock()
 	m.feeding = true
+	m.openRoomLocked()
 	if m.Lend && !m.sending {
 		m.sending, m.loans.mine = true, true
 	}
@@ -148,7 +153,8 @@ func (m *machine) Feed(p []byte) (n int, err error) {
 			break
 		}
 	}
-	m.RxBytes.Add(uint64(n))
+	m.rx.room.received += uint64(n)
+	m.rx.room.count(m)
 	m.midway.Store(!m.rx.again && (m.rx.state != rxHeader || n < len(p)))
 	return n, err
 }
@@ -208,6 +214,7 @@ func (m *machine) step(p []byte) (n int, more bool, err error) {
 	case rxBye:
 		// What was asked for is answered first.
 		m.mu.Lock()
+		m.openRoomLocked()
 		left := m.inflight
 		m.mu.Unlock()
 		if left > 0 {
@@ -251,7 +258,7 @@ func (m *machine) header(p []byte) (n int, more bool, err error) {
 		x.again, x.want = true, cost
 		return 0, false, nil
 	}
-	m.Requests.Add(1)
+	x.room.requests++
 	r.Request = q
 	switch {
 	case e != nbd.None || q.Length == 0 && q.Type != nbd.CmdFlush:
@@ -279,9 +286,9 @@ func (m *machine) header(p []byte) (n int, more bool, err error) {
 func (m *machine) submit(r *Request) {
 	switch r.Type {
 	case nbd.CmdRead:
-		m.ReadBytes.Add(r.Length)
+		m.rx.room.reads += r.Length
 	case nbd.CmdWrite:
-		m.WrittenBytes.Add(r.Length)
+		m.rx.room.writes += r.Length
 	}
 	if r.Type != nbd.CmdRead {
 		m.Settle()
@@ -380,67 +387,6 @@ func (m *machine) check(q *nbd.Request) (nbd.Errno, string) {
 	return nbd.None, ""
 }
 
-// fitsLocked: get with that cost may succeed.
-func (m *machine) fitsLocked(cost int64) bool {
-	return m.inflight < maxInflight && (cost == 0 || m.held == 0 || m.held+cost <= maxHeld)
-}
-
-// get makes a request, or nil if there is no room for it now.
-func (m *machine) get(cost int64) *Request {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.fitsLocked(cost) || cost > 0 && !m.Budget.take(cost) {
-		return nil
-	}
-	m.inflight++
-	m.held += cost
-	r := m.free
-	if r != nil {
-		m.free, r.next = r.next, nil
-	} else {
-		r = &Request{m: m}
-	}
-	r.cost = cost
-	return r
-}
-
-// WaitRoom implements conndrive.Machine.
-func (m *machine) WaitRoom() {
-	x := &m.rx
-	if !x.again {
-		return
-	}
-	waits := false
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for !m.closed && !m.dropped.Load() {
-		ok := true
-		switch {
-		case x.state == rxBye:
-			ok = m.inflight == 0
-		case x.want >= 0 && !m.fitsLocked(x.want):
-			ok = false
-		case x.want > 0:
-			if !waits && !m.Budget.fits(x.want) {
-				// Looked at again once it is sure that we are told.
-				waits = true
-				m.Budget.wait(m, true)
-				continue
-			}
-			ok = m.Budget.fits(x.want)
-		case m.sending:
-			ok = m.queued <= maxQueued
-		}
-		if ok {
-			break
-		}
-		m.room.Wait()
-	}
-	if waits {
-		m.Budget.wait(m, false)
-	}
-}
-
 // Closed tells the machine that the transport is gone.
 func (m *machine) Closed() {
 	m.mu.Lock()
@@ -453,9 +399,12 @@ func (m *machine) Closed() {
 		m.rx.r = nil
 		m.unsubmitted(r)
 	}
+	m.rx.room.free = nil
+	var l bygone
 	for _, r := range q {
-		m.release(r)
+		l.end(r)
 	}
+	m.recycle(l)
 	m.discardUnsent()
 	m.Session.Close()
 }

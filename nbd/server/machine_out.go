@@ -58,13 +58,13 @@ func (r *Request) Done(e nbd.Errno, message string) {
 	if r.buf != nil {
 		bufpool.Put(r.buf)
 		r.buf, r.Data = nil, nil
-		cost, r.cost = r.cost, 0
+		cost = r.giveMemory()
 	}
 	m.mu.Lock()
 	m.held -= cost
 	if m.closed || r.answered {
 		m.mu.Unlock()
-		m.Budget.give(cost)
+		m.Budget.Give(cost)
 		m.release(r)
 		return
 	}
@@ -78,7 +78,7 @@ func (r *Request) Done(e nbd.Errno, message string) {
 	}
 	wake := !m.feeding && !m.sending
 	m.mu.Unlock()
-	m.Budget.give(cost)
+	m.Budget.Give(cost)
 	if wake {
 		m.Host.Wake()
 	}
@@ -105,44 +105,16 @@ func (r *Request) Answer(e nbd.Errno, message string) {
 	}
 }
 
-// release ends the life of a request whose reply is sent or will not be.
-func (m *machine) release(r *Request) {
-	if r.reply {
-		return
-	}
-	m.Session.Release(r)
-	r.answered = false
-	r.In, r.Lent, r.Extents, r.message, r.batched = nil, false, r.Extents[:0], "", false
-	m.recycle(r)
-}
-
-// unsubmitted ends a WRITE whose data did not come.
-func (m *machine) unsubmitted(r *Request) {
-	bufpool.Put(r.buf)
-	r.buf, r.Data = nil, nil
-	m.recycle(r)
-}
-
-func (m *machine) recycle(r *Request) {
-	cost := r.cost
-	r.cost = 0
-	m.mu.Lock()
-	m.inflight--
-	m.held -= cost
-	if !m.closed {
-		m.free, r.next = r, m.free
-	}
-	m.room.Broadcast()
-	m.mu.Unlock()
-	m.Budget.give(cost)
-}
-
 // EndFeed implements conndrive.Machine.
 func (m *machine) EndFeed() (send bool) {
+	ahead := m.rx.room.ahead
+	m.rx.room.ahead = 0
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.feeding = false
+	m.closeRoomLocked()
 	send, m.loans.mine = m.loans.mine, false
+	m.mu.Unlock()
+	m.Budget.Give(ahead)
 	return send
 }
 
@@ -211,10 +183,12 @@ func (m *machine) sent() {
 		return
 	}
 	x.started.Store(0)
-	for i, r := range x.reqs {
-		m.release(r)
-		x.reqs[i] = nil
+	var l bygone
+	for _, r := range x.reqs {
+		l.end(r)
 	}
+	m.recycle(l)
+	clear(x.reqs)
 	clear(x.iov)
 	bufpool.Put(x.stage)
 	x.reqs, x.iov, x.lent, x.arena, x.start, x.stage = x.reqs[:0], x.iov[:0], x.lent[:0], x.arena[:0], 0, nil

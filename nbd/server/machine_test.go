@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"blockgate/internal/budget"
 	"blockgate/nbd"
 )
 
@@ -80,7 +81,7 @@ func newRig(mode nbd.Mode, limit int64) (*machine, *slowSession, *quietHost) {
 	s, h := &slowSession{size: 1 << 30}, &quietHost{}
 	m := newMachine(machineConfig{
 		Session: s, Mode: mode, Flags: nbd.HasFlags | nbd.SendFlush | nbd.SendFUA, BlockSize: nbd.DefaultBlockSize(),
-		Budget: newBudget(limit), Host: h, Lend: true,
+		Budget: NewBudget(limit), Host: h, Lend: true,
 	})
 	return m, s, h
 }
@@ -170,8 +171,8 @@ func TestBounds(t *testing.T) {
 		for s.waiting() > 0 {
 			s.end(nbd.EIO) // after the end of the connection
 		}
-		if m.inflight != 0 || m.held != 0 || m.Budget.used.Load() != 0 || s.released != maxInflight+10 {
-			t.Errorf("%d in flight, %d bytes, %d of the budget, %d released", m.inflight, m.held, m.Budget.used.Load(), s.released)
+		if m.inflight != 0 || m.held != 0 || m.Budget.Used() != 0 || s.released != maxInflight+10 {
+			t.Errorf("%d in flight, %d bytes, %d of the budget, %d released", m.inflight, m.held, m.Budget.Used(), s.released)
 		}
 	})
 }
@@ -180,7 +181,7 @@ func TestBounds(t *testing.T) {
 func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, s, _ := newRig(nbd.Simple, 1<<20)
-		m.Budget.take(1 << 20)
+		m.Budget.Take(1 << 20)
 		in := read(1, 0, 4096)
 		if n, err := m.Feed(in); n != 0 || err != nil || !m.Again() {
 			t.Fatalf("%d bytes, %v", n, err)
@@ -197,14 +198,15 @@ func TestBudget(t *testing.T) {
 			t.Fatal("the budget is not waited for")
 		default:
 		}
-		m.Budget.give(1 << 20)
+		m.Budget.Give(1 << 20)
 		<-done
 		if n, err := m.Feed(in); n != len(in) || err != nil {
 			t.Errorf("%d bytes, %v", n, err)
 		}
 		m.EndFeed()
 		// And one that waits ends with its connection.
-		m.Budget.take(1<<20 - 4096)
+		for m.Budget.Take(2048) { // all but less than what is asked for
+		}
 		if n, _ := m.Feed(in); n != 0 {
 			t.Error("too much is taken")
 		}
@@ -214,6 +216,48 @@ func TestBudget(t *testing.T) {
 		m.Closed()
 		s.end(nbd.None)
 	})
+}
+
+// Clients that read nothing of what they have asked for leave memory for the next,
+// of their export and of others, and it is counted as theirs until it is sent.
+func TestSlowReadersLeaveMemory(t *testing.T) {
+	const piece = 64 << 10
+	all := NewBudget(4 << 20)
+	var ends []func()
+	for i := range 6 {
+		m, s, _ := newRig(nbd.Simple, 1)
+		m.Budget, m.Share = all, budget.Share{Peer: i, Thing: i % 3}
+		var in []byte
+		for k := range uint64(100) {
+			in = append(in, read(k, k*piece, piece)...)
+		}
+		before := all.Used()
+		n, err := m.Feed(in)
+		if err != nil || n == 0 || n == len(in) || !m.Again() {
+			t.Fatalf("number %d: %d of %d bytes of requests are taken, %v; %d bytes are used", i, n, len(in), err, all.Used())
+		}
+		m.EndFeed()
+		for s.waiting() > 0 {
+			s.end(nbd.None)
+		}
+		took := all.Used() - before
+		if asked := int64(n / nbd.RequestLen * piece); took != asked {
+			t.Errorf("number %d: %d bytes are counted, %d were asked for", i, took, asked)
+		}
+		if i == 0 && took < 1<<20 {
+			t.Errorf("the first gets only %d bytes", took)
+		}
+		ends = append(ends, func() {
+			drain(m) // by the reader, whose Feed has the right to send
+			m.Closed()
+		})
+	}
+	for _, end := range ends {
+		end()
+	}
+	if all.Used() != 0 {
+		t.Errorf("%d bytes stay", all.Used())
+	}
 }
 
 // Loans are sent from where they are if the transport takes them at once, and
@@ -292,8 +336,8 @@ func TestStall(t *testing.T) {
 	}
 	tick(m, h, "the client stopped in the middle of a request")
 	m.Closed()
-	if m.Budget.used.Load() != 0 || s.released != 0 {
-		t.Errorf("%d bytes of the budget stay, %d released", m.Budget.used.Load(), s.released)
+	if m.Budget.Used() != 0 || s.released != 0 {
+		t.Errorf("%d bytes of the budget stay, %d released", m.Budget.Used(), s.released)
 	}
 
 	m, s, h = newRig(nbd.Simple, 1<<30)
@@ -339,7 +383,7 @@ func FuzzMachine(f *testing.F) {
 		}
 		m := newMachine(machineConfig{
 			Session: s, Mode: nbd.Mode(mode % 3), Flags: nbd.HasFlags | nbd.SendFUA | nbd.SendTrim | nbd.SendWriteZeroes,
-			BlockSize: nbd.DefaultBlockSize(), Allocation: mode%2 == 0, Budget: newBudget(1 << 30), Host: &quietHost{}, Lend: true,
+			BlockSize: nbd.DefaultBlockSize(), Allocation: mode%2 == 0, Budget: NewBudget(1 << 30), Host: &quietHost{}, Lend: true,
 		})
 		// In pieces of any size, everything that is consumed is the same.
 		for step := int(cut) + 1; ; {
@@ -368,7 +412,7 @@ func FuzzMachine(f *testing.F) {
 		for m.inflight > 0 {
 			m.room.Wait()
 		}
-		if n := m.Budget.used.Load(); n != 0 || m.held != 0 {
+		if n := m.Budget.Used(); n != 0 || m.held != 0 {
 			t.Errorf("%d bytes of the budget and %d of the connection stay", n, m.held)
 		}
 	})

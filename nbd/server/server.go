@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockgate/internal/budget"
 	"blockgate/internal/conndrive"
 	"blockgate/nbd"
 )
@@ -31,10 +32,12 @@ const (
 type Config struct {
 	Directory Directory
 	Logger    *slog.Logger
-	// Memory bounds the payload held for all connections together, in bytes; those
-	// of one export have half of it. At the bound connections are read no further
-	// until there is some again.
+	// Memory bounds the payload held for all connections together, in bytes. When
+	// it becomes scarce connections are read no further until there is some again,
+	// the ones that hold most, or whose export does, first.
 	Memory int64
+	// Budget, if not nil, is used in place of Memory, and may be other servers' too.
+	Budget *Budget
 	// LoginTimeout closes a connection whose handshake is not finished in time.
 	LoginTimeout time.Duration
 	// StallTimeout closes a connection whose client takes nothing of what is sent
@@ -49,6 +52,12 @@ type Config struct {
 	// leaves the system's. One that the kernel does not have is ignored.
 	Congestion string
 }
+
+// Budget bounds the payload memory of servers, in bytes.
+type Budget = budget.Budget
+
+// NewBudget makes a budget of limit bytes that several servers may share.
+func NewBudget(limit int64) *Budget { return budget.New(limit) }
 
 // Access is what a listener asks of its clients.
 type Access struct {
@@ -70,17 +79,15 @@ func (a Access) policy() TLSPolicy {
 
 // Server serves NBD on any number of listeners. Safe for concurrent use.
 type Server struct {
-	cfg    Config
-	log    *slog.Logger
-	budget *budget
-	turn   conndrive.Turn
+	cfg  Config
+	log  *slog.Logger
+	turn conndrive.Turn
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	logins    list.List // of *conn: those in the handshake, the oldest first
 	nextID    uint64
-	parts     map[string]*exportPart
 	closed    bool
 	idle      sync.Cond // a connection ended
 	tickStop  chan struct{}
@@ -99,6 +106,9 @@ func New(cfg Config) *Server {
 	if cfg.Memory <= 0 {
 		cfg.Memory = DefaultMemory
 	}
+	if cfg.Budget == nil {
+		cfg.Budget = NewBudget(cfg.Memory)
+	}
 	if cfg.LoginTimeout <= 0 {
 		cfg.LoginTimeout = DefaultLoginTimeout
 	}
@@ -115,9 +125,8 @@ func New(cfg Config) *Server {
 		cfg.Congestion = DefaultCongestion
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Logger, budget: newBudget(cfg.Memory),
+		cfg: cfg, log: cfg.Logger,
 		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}), tickStop: make(chan struct{}),
-		parts: make(map[string]*exportPart),
 	}
 	s.idle.L = &s.mu
 	return s
@@ -234,43 +243,8 @@ func (s *Server) endLoginLocked(c *conn) {
 	}
 }
 
-// exportPart is an export's part of the memory: requests that a store keeps, since
-// it hangs, must not keep those of other exports out.
-type exportPart struct {
-	*budget
-	conns int
-}
-
-// enter gives a connection its export's part of the memory.
-func (s *Server) enter(c *conn, export string) *budget {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.parts[export]
-	if p == nil {
-		p = &exportPart{budget: s.budget.part()}
-		s.parts[export] = p
-	}
-	p.conns++
-	c.part = export
-	c.entered = true
-	return p.budget
-}
-
-// leaveLocked ends that. A store may still have what it was given: then the next
-// connection finds it counted.
-func (s *Server) leaveLocked(c *conn) {
-	if !c.entered {
-		return
-	}
-	p := s.parts[c.part]
-	if p.conns--; p.conns == 0 && p.used.Load() == 0 {
-		delete(s.parts, c.part)
-	}
-}
-
 func (s *Server) forget(c *conn) {
 	s.mu.Lock()
-	s.leaveLocked(c)
 	delete(s.conns, c)
 	s.mu.Unlock()
 	s.idle.Broadcast()
@@ -402,8 +376,8 @@ func (s *Server) CloseConns(reason string, match func(ConnInfo) bool) int {
 	return n
 }
 
-// MemoryUsed is the payload held now, in bytes.
-func (s *Server) MemoryUsed() int64 { return s.budget.used.Load() }
+// MemoryUsed is the payload held now, in bytes, by all who share Config.Budget.
+func (s *Server) MemoryUsed() int64 { return s.cfg.Budget.Used() }
 
 // Single is a Directory of one export, which also is the default one, for
 // everybody.
