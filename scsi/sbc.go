@@ -137,7 +137,7 @@ func checkTransfer(t *Task, lba, nblocks uint64) *sense.Sense {
 	if s := checkRange(u, lba, nblocks); s != nil {
 		return s
 	}
-	if nblocks > uint64(u.maxTransfer)/uint64(u.BlockSize()) {
+	if nblocks > uint64(u.maxTransfer)>>u.blockShift {
 		s := sense.InvalidFieldInCDB(lengthField(t.CDB), -1)
 		return &s
 	}

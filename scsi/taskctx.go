@@ -3,12 +3,14 @@ package scsi
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // taskContext is the context of one task. It lives in the task, so that giving a
 // store a context costs nothing; the channel is made only for who asks for it.
 type taskContext struct {
+	touched  atomic.Bool // the rest is not zero; set under mu
 	mu       sync.Mutex
 	done     chan struct{}
 	canceled bool
@@ -22,6 +24,7 @@ func (c *taskContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.done == nil {
+		c.touched.Store(true)
 		c.done = make(chan struct{})
 		if c.canceled {
 			close(c.done)
@@ -49,6 +52,7 @@ func (c *taskContext) cancel() {
 	if c.canceled {
 		return
 	}
+	c.touched.Store(true)
 	c.canceled = true
 	if c.done != nil {
 		close(c.done)
@@ -56,9 +60,13 @@ func (c *taskContext) cancel() {
 }
 
 // reset makes it ready for another task. A context derived from it may still be
-// asking for Done on a goroutine of its own.
+// asking for Done on a goroutine of its own; hardly any task was asked at all.
 func (c *taskContext) reset() {
+	if !c.touched.Load() {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done, c.canceled = nil, false
+	c.touched.Store(false)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -70,7 +71,7 @@ func (e *UnitExport) Open(c *Client) (Session, error) {
 		return nil, &Refusal{nbd.RepErrUnknown, fmt.Sprintf("export %q has no volume now", e.Name)}
 	}
 	host, name := hostOf(c)
-	s := &unitSession{export: e, block: uint64(u.BlockSize())}
+	s := &unitSession{export: e, shift: uint8(bits.TrailingZeros(uint(u.BlockSize())))}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.unit.Store(u)
 	var isid [6]byte
@@ -102,7 +103,7 @@ func hostOf(c *Client) (host, name string) {
 type unitSession struct {
 	export *UnitExport
 	nexus  *scsi.Nexus
-	block  uint64 // bytes; what the client was told
+	shift  uint8 // of the block size that the client was told: 1<<shift bytes
 	unit   atomic.Pointer[scsi.Unit]
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -155,6 +156,7 @@ func (s *unitSession) EndLoan(r *Request, keep bool) {
 func (s *unitSession) Release(r *Request) {
 	if t, ok := r.State.(*unitTask); ok {
 		t.task.Reset()
+		t.used = false
 		t.dropJoined()
 	}
 }

@@ -36,6 +36,7 @@ type unitTask struct {
 	s    *unitSession
 	r    *Request
 	task scsi.Task
+	used bool // task is not as Reset leaves it
 
 	cdb   [16]byte
 	list  [24]byte // UNMAP's parameter list
@@ -66,14 +67,14 @@ func (t *unitTask) unmaps(l scsi.Limits) bool {
 func (t *unitTask) span(l scsi.Limits) uint64 {
 	switch t.r.Type {
 	case nbd.CmdRead, nbd.CmdWrite:
-		return uint64(l.Transfer) / t.s.block * t.s.block
+		return uint64(l.Transfer) &^ (1<<t.s.shift - 1)
 	case nbd.CmdCache:
-		return math.MaxUint32 * t.s.block
+		return math.MaxUint32 << t.s.shift
 	}
 	if t.unmaps(l) {
-		return min(l.Unmap, math.MaxUint32) * t.s.block
+		return min(l.Unmap, math.MaxUint32) << t.s.shift
 	}
-	return l.WriteSame * t.s.block
+	return l.WriteSame << t.s.shift
 }
 
 // build makes the command for what the request asks for from done on, and returns
@@ -81,7 +82,7 @@ func (t *unitTask) span(l scsi.Limits) uint64 {
 func (t *unitTask) build(done uint64) (n uint64) {
 	r, s := t.r, t.s
 	l := s.unit.Load().Limits()
-	lba := (r.Offset + done) / s.block
+	lba := (r.Offset + done) >> s.shift
 	t.cdb = [16]byte{}
 	t.out, t.in = nil, 0
 	be := binary.BigEndian
@@ -102,7 +103,7 @@ func (t *unitTask) build(done uint64) (n uint64) {
 	}
 	n = min(r.Length-done, t.span(l))
 	be.PutUint64(t.cdb[2:], lba)
-	be.PutUint32(t.cdb[10:], uint32(n/s.block))
+	be.PutUint32(t.cdb[10:], uint32(n>>s.shift))
 	switch r.Type {
 	case nbd.CmdRead:
 		t.cdb[0], t.in = opRead16, int64(n)
@@ -124,7 +125,7 @@ func (t *unitTask) build(done uint64) (n uint64) {
 		be.PutUint16(t.list[0:], uint16(len(t.list)-2))
 		be.PutUint16(t.list[2:], 16)
 		be.PutUint64(t.list[8:], lba)
-		be.PutUint32(t.list[16:], uint32(n/s.block))
+		be.PutUint32(t.list[16:], uint32(n>>s.shift))
 		t.out = t.list[:]
 	}
 	return n
@@ -136,7 +137,10 @@ func (t *unitTask) start() bool {
 	// Each unit attention is for somebody who keeps state about the unit; an NBD
 	// client does not, and asks again at once. There are only so many kinds.
 	for range 64 {
-		t.task.Reset()
+		if t.used {
+			t.task.Reset()
+		}
+		t.used = true
 		t.task.CDB, t.task.MaxIn, t.task.MaxOut = t.cdb[:], t.in, int64(len(t.out))
 		t.task.Attr, t.task.Transport, t.task.Loans = scsi.Simple, t, t.loans
 		if t.cdb[0] == opUnmap {
@@ -149,7 +153,7 @@ func (t *unitTask) start() bool {
 			return false
 		}
 		if u := t.task.Unit(); u != t.s.unit.Load() {
-			if uint64(u.BlockSize()) != t.s.block {
+			if u.BlockSize() != 1<<t.s.shift {
 				// Its blocks are others now: what the client was told is wrong.
 				gone := sense.LUNotSupported()
 				t.task.Abandon(&gone)
@@ -166,14 +170,15 @@ func (t *unitTask) start() bool {
 
 func (t *unitTask) admit() bool {
 	t.s.mu.Lock()
-	defer t.s.mu.Unlock()
 	if t.s.closed {
+		t.s.mu.Unlock()
 		t.task.Status = scsi.TaskAborted
 		return false
 	}
 	t.admitting = true
 	ok := t.s.nexus.Admit(&t.task)
 	t.admitting = false
+	t.s.mu.Unlock()
 	return ok
 }
 
@@ -225,7 +230,7 @@ func (t *unitTask) extents(p []byte) {
 		return
 	}
 	for p = p[8:]; len(p) >= 16; p = p[16:] {
-		e := nbd.Extent{Length: uint64(binary.BigEndian.Uint32(p[8:])) * t.s.block}
+		e := nbd.Extent{Length: uint64(binary.BigEndian.Uint32(p[8:])) << t.s.shift}
 		if p[12]&0x0f == 1 { // deallocated
 			e.Flags = nbd.StateHole | nbd.StateZero
 		}
