@@ -234,23 +234,13 @@ func (s *Store) WriteZeroes(ctx context.Context, off, n int64, mayUnmap bool) er
 // Extents implements backing.Extenter. A hole of which the server does not say
 // that it reads as zeroes counts as allocated.
 func (s *Store) Extents(ctx context.Context, off, n int64, fn func(backing.Extent) bool) error {
-	var run backing.Extent
-	err := s.cl.BlockStatus(ctx, off, n, func(at, n int64, state uint64) bool {
-		allocated := state&(nbd.StateHole|nbd.StateZero) != nbd.StateHole|nbd.StateZero
-		if run.Len > 0 && run.Allocated == allocated {
-			run.Len += n
-			return true
-		}
-		last := run
-		run = backing.Extent{Off: at, Len: n, Allocated: allocated}
-		if last.Len > 0 && !fn(last) {
-			run.Len = 0
-			return false
-		}
-		return true
+	runs, more := backing.JoinExtents(off, fn), true
+	err := s.cl.BlockStatus(ctx, off, n, func(_, n int64, state uint64) bool {
+		more = runs.Add(n, state&(nbd.StateHole|nbd.StateZero) != nbd.StateHole|nbd.StateZero)
+		return more
 	})
-	if err == nil && run.Len > 0 {
-		fn(run)
+	if err == nil && more {
+		runs.End()
 	}
 	return storeError(err)
 }

@@ -181,7 +181,7 @@ func (s *Store) Extents(ctx context.Context, off, n int64, fn func(backing.Exten
 	if err := s.check(off, n, false); err != nil {
 		return err
 	}
-	run := backing.Extent{Off: off}
+	runs := backing.JoinExtents(off, fn)
 	for end := off + n; off < end; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -192,19 +192,12 @@ func (s *Store) Extents(ctx context.Context, off, n int64, fn func(backing.Exten
 		} else {
 			length, allocated = c.extent(at, m)
 		}
-		if run.Len > 0 && run.Allocated != allocated {
-			if !fn(run) {
-				return nil
-			}
-			run = backing.Extent{Off: off}
+		if !runs.Add(length, allocated) {
+			return nil
 		}
-		run.Allocated = allocated
-		run.Len += length
 		off += length
 	}
-	if run.Len > 0 {
-		fn(run)
-	}
+	runs.End()
 	return nil
 }
 

@@ -360,15 +360,22 @@ func TestUnusedIsLetGo(t *testing.T) {
 	}
 }
 
-func TestYieldAndTakeOver(t *testing.T) {
-	ctx := t.Context()
-	r := newRig(t, 2, sheepfake.Options{Locks: true})
+// twoGateways has a cluster of so many nodes, and a VDI that gateways at the first two
+// of them share.
+func twoGateways(t *testing.T, nodes int) (r *rig, a, b *sheepdog.Store) {
+	t.Helper()
+	r = newRig(t, nodes, sheepfake.Options{Locks: true})
 	l := r.location("disk", 0)
 	l.Shared = true
-	a := r.open(t, l, exclusive)
-	defer a.Close()
+	a = r.open(t, l, exclusive)
 	l.Gateways = r.location("disk", 1).Gateways
-	b := r.open(t, l, exclusive)
+	return r, a, r.open(t, l, exclusive)
+}
+
+func TestYieldAndTakeOver(t *testing.T) {
+	ctx := t.Context()
+	r, a, b := twoGateways(t, 2)
+	defer a.Close()
 	defer b.Close()
 	ok(t, a.WriteAt(ctx, fill(512, 1), 0))
 	ok(t, a.Yield(ctx))
@@ -398,13 +405,8 @@ func TestSharedNeedsLocks(t *testing.T) {
 // no lock on the new working VDI; another gateway does not take it behind its back.
 func TestOwnerMissesSnapshot(t *testing.T) {
 	ctx := t.Context()
-	r := newRig(t, 3, sheepfake.Options{Locks: true})
-	l := r.location("disk", 0)
-	l.Shared = true
-	a := r.open(t, l, exclusive)
+	r, a, b := twoGateways(t, 3)
 	defer a.Close()
-	l.Gateways = r.location("disk", 1).Gateways
-	b := r.open(t, l, exclusive)
 	defer b.Close()
 	ok(t, a.WriteAt(ctx, fill(512, 1), 0))
 	other := r.open(t, r.location("disk", 2), backing.OpenOptions{})

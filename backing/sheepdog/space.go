@@ -105,24 +105,17 @@ func (s *Store) Extents(ctx context.Context, off, n int64, fn func(backing.Exten
 		return s.fail("extents", off, err)
 	}
 	v := s.vol.Load()
-	run := backing.Extent{Off: off}
+	runs := backing.JoinExtents(off, fn)
 	for end := off + n; off < end; {
 		idx := off >> v.BlockShift
 		k := min((idx+1)<<v.BlockShift, end) - off
 		allocated := idx < int64(len(v.slots)) && v.slots[idx].Load() != 0
-		if run.Len > 0 && run.Allocated != allocated {
-			if !fn(run) {
-				return nil
-			}
-			run = backing.Extent{Off: off}
+		if !runs.Add(k, allocated) {
+			return nil
 		}
-		run.Allocated = allocated
-		run.Len += k
 		off += k
 	}
-	if run.Len > 0 {
-		fn(run)
-	}
+	runs.End()
 	return nil
 }
 

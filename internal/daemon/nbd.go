@@ -323,25 +323,15 @@ func (d *Daemon) NBDPortals(context.Context) []v1.NBDPortal {
 			running[i.Address] = i
 			continue
 		}
-		p := v1.NBDPortal{NBDPortal: given, State: v1.Online, Bound: i.Bound, Runtime: true}
-		if i.Err != nil {
-			p.State, p.Error = v1.Failed, i.Err.Error()
-		}
+		p := v1.NBDPortal{NBDPortal: given, Bound: i.Bound, Runtime: true}
+		p.State, p.Error = d.portalState(true, i.Err, nil, "")
 		out = append(out, p)
 	}
 	for _, s := range d.st.Snapshot().NBDPortals() {
-		p := v1.NBDPortal{NBDPortal: s.Value, Revision: s.Revision, State: v1.Online}
+		p := v1.NBDPortal{NBDPortal: s.Value, Revision: s.Revision}
 		i, ok := running[s.Value.Address]
-		switch {
-		case ok && i.Err == nil:
+		if p.State, p.Error = d.portalState(ok, i.Err, d.nbdPortals, s.Value.Address); p.Error == "" {
 			p.Bound = i.Bound
-		case ok:
-			p.State, p.Error = v1.Failed, i.Err.Error()
-		default:
-			p.State, p.Error = v1.Failed, "it is not running"
-			if e := d.failure(d.nbdPortals, s.Value.Address); e != nil {
-				p.Error = e.Reason
-			}
 		}
 		out = append(out, p)
 	}

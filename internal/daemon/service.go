@@ -242,29 +242,34 @@ func (d *Daemon) Portals(context.Context) []v1.Portal {
 			running[i.Address] = i
 			continue
 		}
-		p := v1.Portal{Portal: state.Portal{Address: i.Address, Group: int(i.Group), Advertise: i.Advertise, Congestion: i.Congestion}, State: v1.Online, Bound: i.Bound.String(), Runtime: true}
-		if i.Err != nil {
-			p.State, p.Error = v1.Failed, i.Err.Error()
-		}
+		p := v1.Portal{Portal: state.Portal{Address: i.Address, Group: int(i.Group), Advertise: i.Advertise, Congestion: i.Congestion}, Bound: i.Bound.String(), Runtime: true}
+		p.State, p.Error = d.portalState(true, i.Err, nil, "")
 		out = append(out, p)
 	}
 	for _, s := range d.st.Snapshot().Portals() {
-		p := v1.Portal{Portal: s.Value, Revision: s.Revision, State: v1.Online}
+		p := v1.Portal{Portal: s.Value, Revision: s.Revision}
 		i, ok := running[s.Value.Address]
-		switch {
-		case ok && i.Err == nil:
+		if p.State, p.Error = d.portalState(ok, i.Err, d.portals, s.Value.Address); p.Error == "" {
 			p.Bound = i.Bound.String()
-		case ok:
-			p.State, p.Error = v1.Failed, i.Err.Error()
-		default:
-			p.State, p.Error = v1.Failed, "it is not running"
-			if e := d.failure(d.portals, s.Value.Address); e != nil {
-				p.Error = e.Reason
-			}
 		}
 		out = append(out, p)
 	}
 	return out
+}
+
+// portalState is the state of a portal of either kind, and what is wrong with it:
+// it has failed with err, or does not run because of one of failures.
+func (d *Daemon) portalState(runs bool, err error, failures map[string]*state.Error, address string) (st, why string) {
+	switch {
+	case runs && err == nil:
+		return v1.Online, ""
+	case runs:
+		return v1.Failed, err.Error()
+	}
+	if e := d.failure(failures, address); e != nil {
+		return v1.Failed, e.Reason
+	}
+	return v1.Failed, "it is not running"
 }
 
 // Sessions implements api.Service.

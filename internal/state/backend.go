@@ -165,25 +165,24 @@ func (p *Plan) invert(rev uint64) (Txn, error) {
 func (s *Snapshot) resource(k Kind, name string) (any, uint64) {
 	switch k {
 	case KindVolume:
-		v := s.volumes.get(name)
-		return v.Value, v.Revision
+		return stored(s.volumes, name)
 	case KindTarget:
-		v := s.targets.get(name)
-		return v.Value, v.Revision
+		return stored(s.targets, name)
 	case KindAccount:
-		v := s.accounts.get(name)
-		return v.Value, v.Revision
+		return stored(s.accounts, name)
 	case KindPortal:
-		v := s.portals.get(name)
-		return v.Value, v.Revision
+		return stored(s.portals, name)
 	case KindExport:
-		v := s.exports.get(name)
-		return v.Value, v.Revision
+		return stored(s.exports, name)
 	case KindNBDPortal:
-		v := s.nbdPortals.get(name)
-		return v.Value, v.Revision
+		return stored(s.nbdPortals, name)
 	}
 	return s.system.Value, s.system.Revision
+}
+
+func stored[T any](t *table[string, Stored[T]], name string) (any, uint64) {
+	v := t.get(name)
+	return v.Value, v.Revision
 }
 
 // stamp gives the changed resources the revision of their commit.
@@ -196,31 +195,25 @@ func (p *Plan) stamp(rev uint64) {
 		}
 		switch c.Kind {
 		case KindVolume:
-			v := n.volumes.get(c.Name)
-			v.Revision = rev
-			n.volumes.set(c.Name, v)
+			stamp(n.volumes, c.Name, rev)
 		case KindTarget:
-			v := n.targets.get(c.Name)
-			v.Revision = rev
-			n.targets.set(c.Name, v)
+			stamp(n.targets, c.Name, rev)
 		case KindAccount:
-			v := n.accounts.get(c.Name)
-			v.Revision = rev
-			n.accounts.set(c.Name, v)
+			stamp(n.accounts, c.Name, rev)
 		case KindPortal:
-			v := n.portals.get(c.Name)
-			v.Revision = rev
-			n.portals.set(c.Name, v)
+			stamp(n.portals, c.Name, rev)
 		case KindExport:
-			v := n.exports.get(c.Name)
-			v.Revision = rev
-			n.exports.set(c.Name, v)
+			stamp(n.exports, c.Name, rev)
 		case KindNBDPortal:
-			v := n.nbdPortals.get(c.Name)
-			v.Revision = rev
-			n.nbdPortals.set(c.Name, v)
+			stamp(n.nbdPortals, c.Name, rev)
 		case KindSystem:
 			n.system.Revision = rev
 		}
 	}
+}
+
+func stamp[T any](t *table[string, Stored[T]], name string, rev uint64) {
+	v := t.get(name)
+	v.Revision = rev
+	t.set(name, v)
 }
