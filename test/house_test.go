@@ -24,6 +24,7 @@ var layers = []struct {
 	{"internal/bufpool", 0},
 	{"internal/budget", 0},
 	{"internal/conndrive", 1},
+	{"internal/connset", 2},
 	{"internal/rangelock", 1},
 	{"internal/sendq", 1},
 	{"internal/tlspsk", 1},

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"container/list"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 
 	"blockgate/internal/bufpool"
 	"blockgate/internal/conndrive"
+	"blockgate/internal/connset"
 	"blockgate/iscsi"
 )
 
@@ -24,10 +24,9 @@ type conn struct {
 	drive *conndrive.Conn
 	group uint16
 
-	inLogin    *list.Element // in srv.logins during the login; srv.mu
-	crowdedOut bool          // a newer connection took the place; srv.mu
+	connset.Member
 
-	loggedIn atomic.Bool
+	loggedIn atomic.Bool // in full feature phase
 	tc       *iscsi.TargetConn
 
 	abortOnce sync.Once
@@ -59,6 +58,11 @@ func (c *conn) Abort(reason string) {
 	c.abortOnce.Do(func() { c.nc.Close() })
 }
 
+// From implements connset.Conn.
+func (c *conn) From() string { return c.nc.RemoteAddr().String() }
+
+func (c *conn) inFullFeature() bool { return c.loggedIn.Load() }
+
 // tick drives the connection's clock.
 func (c *conn) tick(now time.Time) {
 	c.drive.SeeProgress()
@@ -70,10 +74,10 @@ func (c *conn) tick(now time.Time) {
 }
 
 func (c *conn) run() {
-	defer c.srv.forget(c)
+	defer c.srv.conns.Remove(c)
 	defer c.nc.Close()
 	err := c.login()
-	crowdedOut := c.srv.endLogin(c)
+	crowdedOut := c.srv.conns.EndLogin(c)
 	if err != nil {
 		if !crowdedOut && (!errors.Is(err, io.EOF) || c.w > 0) {
 			c.srv.log.Warn("iscsi: login failed", "from", c.nc.RemoteAddr(), "reason", c.why(err))
@@ -161,7 +165,7 @@ func (c *conn) login() error {
 			c.drive.Attach(c.tc)
 			c.loggedIn.Store(true)
 			// Before the initiator knows: once it does, it gives way to nobody.
-			c.srv.endLogin(c)
+			c.srv.conns.EndLogin(c)
 		}
 		if err := c.writeLogin(out); err != nil {
 			if c.tc != nil {

@@ -1,9 +1,17 @@
 package server
 
-import "time"
+import (
+	"time"
+
+	"blockgate/internal/connset"
+)
 
 // SetTick makes the connections' seconds shorter. Before Serve.
-func (s *Server) SetTick(d time.Duration) { s.tickEvery = d }
+func (s *Server) SetTick(d time.Duration) {
+	cfg := s.setConfig()
+	cfg.Every = d
+	s.conns = connset.New(cfg)
+}
 
 // Entries counts what the session table holds, ended sessions included.
 func (s *Server) Entries() (tsihs, nexuses int) {

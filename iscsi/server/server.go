@@ -4,18 +4,16 @@
 package server
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"blockgate/internal/conndrive"
+	"blockgate/internal/connset"
 	"blockgate/iscsi"
 	"blockgate/scsi"
 	"blockgate/scsi/sense"
@@ -61,17 +59,7 @@ type Server struct {
 	log   *slog.Logger
 	table table
 	turn  conndrive.Turn
-
-	mu        sync.Mutex
-	listeners map[net.Listener]struct{}
-	conns     map[*conn]struct{}
-	logins    list.List // of *conn: those in the login phase, the oldest first
-	closed    bool
-	idle      sync.Cond // a connection ended
-	tickStop  chan struct{}
-	tickOnce  sync.Once
-	tickEvery time.Duration // a second, except in tests
-	lastFull  atomic.Int64  // when a refusal was logged, UnixNano
+	conns *connset.Set[*conn]
 }
 
 // ErrClosed is returned by Serve after Shutdown or Close.
@@ -103,191 +91,41 @@ func New(cfg Config) *Server {
 	if cfg.Congestion == "" {
 		cfg.Congestion = DefaultCongestion
 	}
-	s := &Server{
-		cfg: cfg, log: cfg.Logger,
-		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}),
-		tickStop: make(chan struct{}), tickEvery: time.Second,
-	}
-	s.idle.L = &s.mu
+	s := &Server{cfg: cfg, log: cfg.Logger}
+	s.conns = connset.New(s.setConfig())
 	s.table.init(s)
 	return s
+}
+
+func (s *Server) setConfig() connset.Config[*conn] {
+	return connset.Config[*conn]{
+		Log: s.log, Protocol: "iscsi", Logins: "logins", MaxConns: s.cfg.MaxConnections, MaxLogins: s.cfg.MaxLogins,
+		Tick: (*conn).tick, Ticks: (*conn).inFullFeature, Every: time.Second, Closed: ErrClosed,
+	}
 }
 
 // Serve accepts connections for the portal group until the listener is closed,
 // by its owner, Shutdown or Close; it then returns ErrClosed, or the listener's
 // own error. Connections outlive it.
 func (s *Server) Serve(ln net.Listener, group uint16) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		ln.Close()
-		return ErrClosed
-	}
-	s.listeners[ln] = struct{}{}
-	s.mu.Unlock()
-	s.tickOnce.Do(func() { go s.tick() })
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, ln)
-		s.mu.Unlock()
-	}()
-	pause := time.Duration(0)
-	for {
-		nc, err := ln.Accept()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return ErrClosed
-			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() || conndrive.OutOfFiles(err) {
-				// Out of file descriptors: wait for connections to go.
-				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-				s.log.Error("iscsi: accept failed, waiting", "portal", ln.Addr(), "err", err, "wait", pause)
-				select {
-				case <-time.After(pause):
-					continue
-				case <-s.tickStop:
-					return ErrClosed
-				}
-			}
-			return fmt.Errorf("portal %s: %w", ln.Addr(), err)
+	return s.conns.Serve(ln, func(nc net.Conn) {
+		if c := newConn(s, nc, group); s.conns.Add(c) {
+			go c.run()
 		}
-		pause = 0
-		s.accept(nc, group)
-	}
-}
-
-func (s *Server) accept(nc net.Conn, group uint16) {
-	c := newConn(s, nc, group)
-	var reason string // why one connection has to go
-	loser := c
-	s.mu.Lock()
-	switch n := s.logins.Len(); {
-	case s.closed:
-		reason = "the server is stopping"
-	case len(s.conns) >= s.cfg.MaxConnections && n == 0:
-		reason = fmt.Sprintf("%d connections are open", len(s.conns))
-	case len(s.conns) >= s.cfg.MaxConnections || n >= s.cfg.MaxLogins:
-		// The oldest gives way: an initiator logs in within milliseconds, and
-		// peers that say nothing must not keep it out until they time out.
-		reason = fmt.Sprintf("%d connections are open and %d logins are not finished", len(s.conns), n)
-		loser = s.logins.Front().Value.(*conn)
-		s.endLoginLocked(loser)
-		loser.crowdedOut = true
-	}
-	if loser != c || reason == "" {
-		s.conns[c] = struct{}{}
-		c.inLogin = s.logins.PushBack(c)
-	}
-	s.mu.Unlock()
-	if reason != "" {
-		// One line a second at most: this is what a flood looks like.
-		if now, last := time.Now().UnixNano(), s.lastFull.Load(); now-last > int64(time.Second) && s.lastFull.CompareAndSwap(last, now) {
-			s.log.Warn("iscsi: too many connections, one is closed", "from", loser.nc.RemoteAddr(), "reason", reason)
-		}
-		loser.Abort(reason)
-	}
-	if loser != c || reason == "" {
-		go c.run()
-	}
-}
-
-// endLogin says that c has left the login phase; it reports whether c had to
-// give way to a newer connection before that.
-func (s *Server) endLogin(c *conn) (crowdedOut bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.endLoginLocked(c)
-	return c.crowdedOut
-}
-
-func (s *Server) endLoginLocked(c *conn) {
-	if c.inLogin != nil {
-		s.logins.Remove(c.inLogin)
-		c.inLogin = nil
-	}
-}
-
-func (s *Server) forget(c *conn) {
-	s.mu.Lock()
-	delete(s.conns, c)
-	s.mu.Unlock()
-	s.idle.Broadcast()
-}
-
-// tick drives the clocks of the connections.
-func (s *Server) tick() {
-	t := time.NewTicker(s.tickEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-s.tickStop:
-			return
-		case now := <-t.C:
-			for _, c := range s.loggedIn() {
-				c.tick(now)
-			}
-		}
-	}
-}
-
-// loggedIn lists the connections in full feature phase.
-func (s *Server) loggedIn() []*conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		if c.loggedIn.Load() {
-			l = append(l, c)
-		}
-	}
-	return l
-}
-
-// closeListeners stops accepting; it reports whether it was the first to do so.
-func (s *Server) closeListeners() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	first := !s.closed
-	s.closed = true
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	if first {
-		close(s.tickStop)
-	}
-	return first
+	})
 }
 
 // Shutdown stops accepting, asks every initiator to log out, and waits until
 // the last connection is gone or ctx ends; what is left then is closed. It
 // returns ctx's error if it had to close something.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.closeListeners()
-	s.mu.Lock()
-	for c := range s.conns {
-		if !c.loggedIn.Load() {
-			c.Abort("the server is stopping")
-		}
-	}
-	s.mu.Unlock()
+	s.conns.Stop()
+	s.conns.Abort("the server is stopping", func(c *conn) bool { return !c.loggedIn.Load() })
 	// After that, so that a login which ends meanwhile is in one of the two.
 	for _, tc := range s.table.conns() {
 		tc.RequestLogout(0)
 	}
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock() // the waiter is either before its look at ctx or waiting
-		defer s.mu.Unlock()
-		s.idle.Broadcast()
-	})
-	defer stop()
-	s.mu.Lock()
-	for len(s.conns) > 0 && ctx.Err() == nil {
-		s.idle.Wait()
-	}
-	left := len(s.conns)
-	s.mu.Unlock()
-	if left == 0 {
+	if s.conns.Wait(ctx) == 0 {
 		return nil
 	}
 	s.Close()
@@ -297,18 +135,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // Close stops accepting, closes every connection and waits until their
 // goroutines have ended. Tasks inside a store that hangs are left to it.
 func (s *Server) Close() error {
-	s.closeListeners()
+	s.conns.Stop()
 	for _, ss := range s.table.list() {
 		ss.End("the server is stopping")
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		c.Abort("the server is stopping")
-	}
-	for len(s.conns) > 0 {
-		s.idle.Wait()
-	}
+	s.conns.Abort("the server is stopping", func(*conn) bool { return true })
+	s.conns.Wait(context.Background())
 	return nil
 }
 

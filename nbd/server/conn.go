@@ -1,7 +1,6 @@
 package server
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 
 	"blockgate/internal/budget"
 	"blockgate/internal/conndrive"
+	"blockgate/internal/connset"
 	"blockgate/nbd"
 )
 
@@ -28,8 +28,7 @@ type conn struct {
 	nc    net.Conn // raw, or TLS on it; of the goroutine that runs
 	drive *conndrive.Conn
 
-	inLogin    *list.Element // in srv.logins during the handshake; srv.mu
-	crowdedOut bool          // a newer connection took the place; srv.mu
+	connset.Member
 
 	begun   bool // the client has said something
 	m       *machine
@@ -46,7 +45,7 @@ func newConn(s *Server, nc net.Conn, a Access) *conn {
 	if s.cfg.Congestion != "-" {
 		conndrive.SetCongestion(nc, s.cfg.Congestion)
 	}
-	return &conn{srv: s, raw: nc, nc: nc, access: a, client: Client{Remote: nc.RemoteAddr(), Local: nc.LocalAddr()}}
+	return &conn{srv: s, id: s.ids.Add(1), raw: nc, nc: nc, access: a, client: Client{Remote: nc.RemoteAddr(), Local: nc.LocalAddr()}}
 }
 
 // Wake implements host.
@@ -64,6 +63,11 @@ func (c *conn) Abort(reason string) {
 	c.abortOnce.Do(func() { c.raw.Close() })
 }
 
+// From implements connset.Conn.
+func (c *conn) From() string { return c.client.From() }
+
+func (c *conn) isServing() bool { return c.serving.Load() }
+
 // tick drives the connection's clock.
 func (c *conn) tick(now time.Time) {
 	c.drive.SeeProgress()
@@ -71,10 +75,10 @@ func (c *conn) tick(now time.Time) {
 }
 
 func (c *conn) run() {
-	defer c.srv.forget(c)
+	defer c.srv.conns.Remove(c)
 	defer func() { c.nc.Close() }()
 	h, err := c.handshake()
-	crowdedOut := c.srv.endLogin(c)
+	crowdedOut := c.srv.conns.EndLogin(c)
 	if err != nil || h.session == nil {
 		if h != nil && h.session != nil {
 			h.session.Close()
@@ -212,6 +216,6 @@ func (c *conn) begin(h *handshake) {
 		Budget: c.srv.cfg.Budget, Share: budget.Share{Peer: c, Thing: h.info.Name}, Host: c, Lend: c.drive.SendsWithoutWaiting(),
 	})
 	c.drive.Attach(c.m)
-	c.srv.endLogin(c)
+	c.srv.conns.EndLogin(c)
 	c.serving.Store(true)
 }

@@ -2,19 +2,18 @@ package server
 
 import (
 	"cmp"
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"blockgate/internal/budget"
 	"blockgate/internal/conndrive"
+	"blockgate/internal/connset"
 	"blockgate/nbd"
 )
 
@@ -79,20 +78,11 @@ func (a Access) policy() TLSPolicy {
 
 // Server serves NBD on any number of listeners. Safe for concurrent use.
 type Server struct {
-	cfg  Config
-	log  *slog.Logger
-	turn conndrive.Turn
-
-	mu        sync.Mutex
-	listeners map[net.Listener]struct{}
-	conns     map[*conn]struct{}
-	logins    list.List // of *conn: those in the handshake, the oldest first
-	nextID    uint64
-	closed    bool
-	idle      sync.Cond // a connection ended
-	tickStop  chan struct{}
-	tickOnce  sync.Once
-	lastFull  atomic.Int64 // when a refusal was logged, UnixNano
+	cfg   Config
+	log   *slog.Logger
+	turn  conndrive.Turn
+	conns *connset.Set[*conn]
+	ids   atomic.Uint64 // of connections, given so far
 }
 
 // ErrClosed is returned by Serve after Close.
@@ -124,158 +114,38 @@ func New(cfg Config) *Server {
 	if cfg.Congestion == "" {
 		cfg.Congestion = DefaultCongestion
 	}
-	s := &Server{
-		cfg: cfg, log: cfg.Logger,
-		listeners: make(map[net.Listener]struct{}), conns: make(map[*conn]struct{}), tickStop: make(chan struct{}),
-	}
-	s.idle.L = &s.mu
+	s := &Server{cfg: cfg, log: cfg.Logger}
+	s.conns = connset.New(connset.Config[*conn]{
+		Log: s.log, Protocol: "nbd", Logins: "handshakes", MaxConns: cfg.MaxConnections, MaxLogins: cfg.MaxLogins,
+		Tick: (*conn).tick, Ticks: (*conn).isServing, Every: time.Second, Closed: ErrClosed,
+	})
 	return s
 }
 
 // Serve accepts connections until the listener is closed, by its owner or Close;
 // it then returns ErrClosed, or the listener's own error. Connections outlive it.
 func (s *Server) Serve(ln net.Listener, a Access) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		ln.Close()
-		return ErrClosed
-	}
-	s.listeners[ln] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, ln)
-		s.mu.Unlock()
-	}()
-	pause := time.Duration(0)
-	for {
-		nc, err := ln.Accept()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return ErrClosed
-			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() || conndrive.OutOfFiles(err) {
-				// Out of file descriptors: wait for connections to go.
-				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-				s.log.Error("nbd: accept failed, waiting", "listener", ln.Addr(), "err", err, "wait", pause)
-				select {
-				case <-time.After(pause):
-					continue
-				case <-s.tickStop:
-					return ErrClosed
-				}
-			}
-			return fmt.Errorf("nbd listener %s: %w", ln.Addr(), err)
-		}
-		pause = 0
-		if c := s.accept(nc, a); c != nil {
+	return s.conns.Serve(ln, func(nc net.Conn) {
+		if c := newConn(s, nc, a); s.conns.Add(c) {
 			go c.run()
 		}
-	}
+	})
 }
 
 // ServeConn serves one connection, which it closes, and returns when that has
 // ended. The error says why it did not begin.
 func (s *Server) ServeConn(nc net.Conn, a Access) error {
-	c := s.accept(nc, a)
-	if c == nil {
+	c := newConn(s, nc, a)
+	if !s.conns.Add(c) {
 		return ErrClosed
 	}
 	c.run()
 	return nil
 }
 
-// accept takes a connection in, or closes it and returns nil.
-func (s *Server) accept(nc net.Conn, a Access) *conn {
-	s.tickOnce.Do(func() { go s.tick() })
-	c := newConn(s, nc, a)
-	var reason string // why one connection has to go
-	loser := c
-	s.mu.Lock()
-	switch n := s.logins.Len(); {
-	case s.closed:
-		reason = "the server is stopping"
-	case len(s.conns) >= s.cfg.MaxConnections && n == 0:
-		reason = fmt.Sprintf("%d connections are open", len(s.conns))
-	case len(s.conns) >= s.cfg.MaxConnections || n >= s.cfg.MaxLogins:
-		// The oldest gives way: a handshake takes milliseconds, and peers that say
-		// nothing must not keep clients out until they time out.
-		reason = fmt.Sprintf("%d connections are open and %d handshakes are not finished", len(s.conns), n)
-		loser = s.logins.Front().Value.(*conn)
-		s.endLoginLocked(loser)
-		loser.crowdedOut = true
-	}
-	if loser != c || reason == "" {
-		s.nextID++
-		c.id = s.nextID
-		s.conns[c] = struct{}{}
-		c.inLogin = s.logins.PushBack(c)
-	}
-	s.mu.Unlock()
-	if reason != "" {
-		// One line a second at most: this is what a flood looks like.
-		if now, last := time.Now().UnixNano(), s.lastFull.Load(); now-last > int64(time.Second) && s.lastFull.CompareAndSwap(last, now) {
-			s.log.Warn("nbd: too many connections, one is closed", "from", loser.client.From(), "reason", reason)
-		}
-		loser.Abort(reason)
-	}
-	if loser == c && reason != "" {
-		return nil
-	}
-	return c
-}
-
-// endLogin says that c has left the handshake; it reports whether c had to give
-// way to a newer connection before that.
-func (s *Server) endLogin(c *conn) (crowdedOut bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.endLoginLocked(c)
-	return c.crowdedOut
-}
-
-func (s *Server) endLoginLocked(c *conn) {
-	if c.inLogin != nil {
-		s.logins.Remove(c.inLogin)
-		c.inLogin = nil
-	}
-}
-
-func (s *Server) forget(c *conn) {
-	s.mu.Lock()
-	delete(s.conns, c)
-	s.mu.Unlock()
-	s.idle.Broadcast()
-}
-
-// tick drives the clocks of the connections.
-func (s *Server) tick() {
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	for {
-		select {
-		case <-s.tickStop:
-			return
-		case now := <-t.C:
-			for _, c := range s.serving() {
-				c.tick(now)
-			}
-		}
-	}
-}
-
 // serving lists the connections in the transmission phase, oldest first.
 func (s *Server) serving() []*conn {
-	s.mu.Lock()
-	l := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		if c.serving.Load() {
-			l = append(l, c)
-		}
-	}
-	s.mu.Unlock()
+	l := s.conns.Select((*conn).isServing)
 	slices.SortFunc(l, func(a, b *conn) int { return cmp.Compare(a.id, b.id) })
 	return l
 }
@@ -284,22 +154,9 @@ func (s *Server) serving() []*conn {
 // have ended. Requests inside a store that hangs are left to it. NBD has no way to
 // ask a client to leave.
 func (s *Server) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		s.closed = true
-		close(s.tickStop)
-	}
-	s.tickOnce.Do(func() {}) // no ticker after this
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	for c := range s.conns {
-		c.Abort("the server is stopping")
-	}
-	for len(s.conns) > 0 {
-		s.idle.Wait()
-	}
+	s.conns.Stop()
+	s.conns.Abort("the server is stopping", func(*conn) bool { return true })
+	s.conns.Wait(context.Background())
 	return nil
 }
 
@@ -307,21 +164,8 @@ func (s *Server) Close() error {
 // ends; what is left then is closed. It returns ctx's error if it had to close
 // something.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock() // the waiter is either before its look at ctx or waiting
-		defer s.mu.Unlock()
-		s.idle.Broadcast()
-	})
-	defer stop()
-	for len(s.conns) > 0 && ctx.Err() == nil {
-		s.idle.Wait()
-	}
-	left := len(s.conns)
-	s.mu.Unlock()
+	s.conns.CloseListeners()
+	left := s.conns.Wait(ctx)
 	s.Close()
 	if left > 0 {
 		return ctx.Err()
