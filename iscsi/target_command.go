@@ -229,7 +229,7 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 		short = !c.takeBuffer(cmd, data, stage) || !cmd.admits()
 	}
 	if lend {
-		t.Loans = c
+		t.Loans, t.Mapped = c, !c.params.DataDigest
 	}
 	c.mu.Lock()
 	cmd.received = len(data)

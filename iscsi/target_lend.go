@@ -14,6 +14,10 @@ import "blockgate/internal/bufpool"
 // the fast path, and pdu before everything else. And the data is the data of the
 // moment when the command was executed, as if it had been copied then: digests,
 // ORDERED tasks, COMPARE AND WRITE and atomic writes need no special care.
+//
+// What a mapped file lends (backing.MappedLender) is not touched here: it goes
+// into the socket as it is, or is copied by the store. With data digests, which
+// are made of the bytes, no such loans are taken.
 
 // maxLent bounds what is on loan when the next command is looked at, in bytes:
 // beyond it the reader sends first.
@@ -37,36 +41,57 @@ func (c *TargetConn) Settle() {
 	if len(c.loans.cmds) == 0 {
 		return
 	}
-	c.tx.ownVectors()
+	err := c.tx.ownVectors()
 	for _, cmd := range c.loans.cmds[c.loans.first:] {
 		cmd.lent = false
-		cmd.task.Own()
+		if cmd.sent == len(cmd.task.In) {
+			cmd.task.In = nil // all of it is in the batch
+		}
+		if e := cmd.task.Own(); e != nil {
+			err = e
+		}
 	}
 	c.noLoans()
+	if err != nil {
+		// The response says that the data is there, and may be half sent. The
+		// initiator comes again, and is told then.
+		c.host.Abort(err.Error())
+	}
 }
 
 // ownVectors copies what is lent and still in the batch.
-func (x *tx) ownVectors() {
+func (x *tx) ownVectors() (err error) {
 	if x.batch == nil {
-		return
+		return nil
 	}
 	n := 0
 	for i, v := range x.iov {
-		if x.batch.lent[i] {
+		if x.batch.lent[i] != nil {
 			n += len(v)
 		}
 	}
 	if n == 0 {
-		return
+		return nil
 	}
 	x.stage = bufpool.Get(n)
 	p := x.stage.B
 	for i, v := range x.iov {
-		if x.batch.lent[i] {
-			m := copy(p, v)
+		if t := x.batch.lent[i]; t != nil {
+			m := len(v)
+			if e := t.CopyLent(p[:m], v); e != nil {
+				err = e
+			}
 			x.iov[i], p = p[:m:m], p[m:]
-			x.batch.lent[i] = false
+			x.batch.lent[i] = nil
 		}
+	}
+	return err
+}
+
+// distrust tells the stores of what is on loan that the system did not take it.
+func (c *TargetConn) distrust() {
+	for _, cmd := range c.loans.cmds[c.loans.first:] {
+		cmd.task.Distrust()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"testing"
 
 	"blockgate/backing"
@@ -166,7 +167,7 @@ func TestLoansGoWithTheConnection(t *testing.T) {
 	if !l.c.EndFeed() || l.c.Gather() == nil {
 		t.Fatal("nothing to send")
 	}
-	l.c.SendFailed()
+	l.c.SendFailed(io.ErrClosedPipe)
 	if err := store.WriteAt(t.Context(), pattern(4096, 2), 0); err != nil {
 		t.Fatal(err)
 	}

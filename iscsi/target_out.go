@@ -1,8 +1,10 @@
 package iscsi
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"blockgate/internal/bufpool"
@@ -62,7 +64,7 @@ type tx struct {
 type batch struct {
 	arena [arenaSize]byte
 	iov   [batchIOV + 8][]byte
-	lent  [batchIOV + 8]bool // iov[i] is on loan
+	lent  [batchIOV + 8]*scsi.Task // iov[i] is this one's, on loan
 }
 
 // batches are shared by all connections: one that is idle holds none.
@@ -326,10 +328,13 @@ func (c *TargetConn) done(it *outItem) {
 	}
 }
 
-// SendFailed tells that the transport broke while it held a batch. It also ends
-// the right to send.
-func (c *TargetConn) SendFailed() {
+// SendFailed tells that the transport broke while it held a batch, and how. It
+// also ends the right to send.
+func (c *TargetConn) SendFailed(err error) {
 	c.tx.started.Store(0)
+	if errors.Is(err, syscall.EFAULT) {
+		c.distrust()
+	}
 	c.Settle()
 	c.mu.Lock()
 	c.tx.putBatch()
@@ -433,10 +438,10 @@ func (c *TargetConn) newHeader(op Opcode, flags byte, itt uint32) *BHS {
 
 // seal puts the PDU, whose header is the last thing in the arena, into the
 // batch, with digests and padding. data stays where it is.
-func (c *TargetConn) seal(h *BHS, data []byte) { c.sealData(h, data, false) }
+func (c *TargetConn) seal(h *BHS, data []byte) { c.sealData(h, data, nil) }
 
-// sealData is seal for data that may be on loan.
-func (c *TargetConn) sealData(h *BHS, data []byte, lent bool) {
+// sealData is seal for data that is on loan to a task, or to none.
+func (c *TargetConn) sealData(h *BHS, data []byte, lent *scsi.Task) {
 	x := &c.tx
 	c.TxPDUs.Add(1)
 	start := len(x.arena) - BHSLen
@@ -456,7 +461,7 @@ func (c *TargetConn) sealData(h *BHS, data []byte, lent bool) {
 	x.arena = append(x.arena, 0, 0, 0)[:start+pad]
 	if c.params.DataDigest {
 		crc := uint32(0)
-		if lent {
+		if lent != nil {
 			crc = coldDigest(data)
 		} else {
 			crc = UpdateDigest(0, data)
@@ -568,7 +573,11 @@ func (c *TargetConn) emitDataIn(cmd *command) bool {
 		}
 		cmd.dataSN++
 		c.DataInPDUs.Add(1)
-		c.sealData(h, t.In[cmd.sent:end], t.Lent())
+		lent := t
+		if !t.Lent() {
+			lent = nil
+		}
+		c.sealData(h, t.In[cmd.sent:end], lent)
 		cmd.sent = end
 		if last {
 			return true

@@ -1,6 +1,11 @@
 package scsi
 
-import "blockgate/internal/bufpool"
+import (
+	"fmt"
+	"unsafe"
+
+	"blockgate/internal/bufpool"
+)
 
 // Loans is a transport's side of loans (backing.Lender): it knows the tasks
 // whose data-in it has not sent yet and that may lie in memory of a store.
@@ -16,24 +21,60 @@ type Loans interface {
 }
 
 // Lent reports that t.In lies in the store's memory, on loan.
-func (t *Task) Lent() bool { return t.loan.lender != nil }
+func (t *Task) Lent() bool { return t.loan.p != nil }
 
-// Own ends the loan of t.In, if it is one: t.In becomes a copy.
-func (t *Task) Own() {
-	if t.loan.lender == nil {
-		return
+// Own ends the loan of t.In, if it is one: t.In becomes a copy. An error says that
+// what was lent is not to be had any more; then t.In is zeroes, which must not be
+// sent, and the store will not lend again. It names the unit.
+func (t *Task) Own() error {
+	if !t.Lent() {
+		return nil
 	}
+	var err error
 	if len(t.In) > 0 { // not dropped meanwhile
-		t.inBuf = bufpool.Get(len(t.In))
-		copy(t.inBuf.B, t.In)
-		t.In = t.inBuf.B
+		b := bufpool.Get(len(t.In))
+		err = t.CopyLent(b.B, t.In)
+		t.inBuf, t.In = b, b.B
 	}
 	t.endLoan()
+	return err
+}
+
+// CopyLent copies v, a part of t.In, which is on loan, to dst, which is as long.
+// The error is Own's.
+func (t *Task) CopyLent(dst, v []byte) error {
+	l := &t.loan
+	if l.mapped == nil {
+		copy(dst, v)
+		return nil
+	}
+	// Both addresses are looked at and not what is there.
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(v))) - uintptr(unsafe.Pointer(unsafe.SliceData(l.p)))
+	if err := l.mapped.CopyMapped(dst, l.off+int64(at)); err != nil {
+		clear(dst)
+		t.unit.warn("what was lent cannot be read", "unit", t.unit.name(), "err", err)
+		return fmt.Errorf("%s: what was lent cannot be read: %w", t.unit.name(), err)
+	}
+	return nil
+}
+
+// Distrust tells that a system call failed with EFAULT while it may have been at
+// t.In, which is on loan: the store will not lend again.
+func (t *Task) Distrust() {
+	if l := &t.loan; l.mapped != nil {
+		l.mapped.Distrust()
+		t.unit.warn("what was lent was not to be had when it was sent", "unit", t.unit.name())
+	}
 }
 
 func (t *Task) endLoan() {
-	if l := t.loan; l.lender != nil {
-		t.loan = loan{}
+	l := t.loan
+	t.loan = loan{}
+	switch {
+	case l.p == nil:
+	case l.mapped != nil:
+		l.mapped.ReturnMapped(l.p, l.off)
+	default:
 		l.lender.Return(l.p, l.off)
 	}
 }
@@ -47,17 +88,26 @@ func lendRead(t *Task) bool {
 	}
 	off, has := byteOffset(u, lba), int64(nblocks)*int64(u.BlockSize())
 	n := min(has, t.MaxIn)
-	p := u.caps.lender.Lend(off, n)
-	if p == nil {
+	l := loan{off: off}
+	if u.caps.lender != nil {
+		l.lender, l.p = u.caps.lender, u.caps.lender.Lend(off, n)
+	} else {
+		l.mapped, l.p = u.caps.mapped, u.caps.mapped.LendMapped(off, n)
+	}
+	if l.p == nil {
 		return false
 	}
-	t.In, t.InLen, t.loan = p, has, loan{u.caps.lender, p, off}
+	t.In, t.InLen, t.loan = l.p, has, l
 	return true
 }
 
 // lends runs the command if that gives a loan.
 func (t *Task) lends() bool {
-	return t.Loans != nil && t.row.Lend != nil && t.unit.caps.lender != nil && t.row.Lend(t)
+	if t.Loans == nil || t.row.Lend == nil {
+		return false
+	}
+	c := &t.unit.caps
+	return (c.lender != nil || c.mapped != nil && t.Mapped) && t.row.Lend(t)
 }
 
 // settle ends the loans of the transport, before something runs on its goroutine

@@ -80,6 +80,9 @@ type Task struct {
 	// Loans, if not nil, lets Run leave data-in in the memory of the store. Run
 	// must then be called on the goroutine that the Loans belong to.
 	Loans Loans
+	// Mapped says that it may be memory that only system calls may touch
+	// (backing.MappedLender). The transport then looks at In by CopyLent alone.
+	Mapped bool
 
 	// Out holds the data-out bytes at Run; its length may be less than OutLen
 	// when the initiator announced less. Owned by the transport, read-only for
@@ -106,10 +109,11 @@ type Task struct {
 	set      setEntry      // the task set's bookkeeping, see taskset.go
 }
 
-// loan is what t.In is on loan from, if lender is not nil.
+// loan is what t.In is on loan from, if p is not nil.
 type loan struct {
-	lender backing.Lender
-	p      []byte // what it gave; t.In may have been dropped since
+	lender backing.Lender       // or:
+	mapped backing.MappedLender // p must not be touched
+	p      []byte               // what it gave; t.In may have been dropped since
 	off    int64
 }
 
@@ -147,7 +151,7 @@ func (t *Task) Reset() {
 	t.endLoan()
 	t.Nexus, t.Transport, t.Loans, t.CDB, t.Out, t.Sense, t.In, t.inBuf = nil, nil, nil, nil, nil, nil, nil, nil
 	t.LUN, t.Tag, t.Attr, t.MaxIn, t.MaxOut, t.OutLen, t.InLen = 0, 0, 0, 0, 0, 0, 0
-	t.Status = Good
+	t.Mapped, t.Status = false, Good
 	t.row, t.unit, t.itl = nil, nil, nil
 	t.state.Store(phaseNone)
 	t.set.seq, t.set.waiters = 0, nil

@@ -148,6 +148,7 @@ type capabilities struct {
 	atomic     backing.AtomicWriter
 	usager     backing.Usager
 	lender     backing.Lender
+	mapped     backing.MappedLender
 }
 
 // Unit is a logical unit with its device server and task set. It may be mapped at
@@ -471,5 +472,6 @@ func findCapabilities(s backing.Store) (c capabilities) {
 	c.atomic, _ = backing.As[backing.AtomicWriter](s)
 	c.usager, _ = backing.As[backing.Usager](s)
 	c.lender, _ = backing.As[backing.Lender](s)
+	c.mapped, _ = backing.As[backing.MappedLender](s)
 	return c
 }

@@ -26,6 +26,10 @@ func (s *Store) CopyFrom(ctx context.Context, src backing.Store, dst, srcOff, n 
 		return err
 	}
 	defer s.gate.leave()
+	s.locks.write(dst, n)
+	defer s.locks.unwrite(dst, n)
+	s.lending.holing()
+	defer s.lending.holing()
 	return s.settle(ctx, s.copyFrom(ctx, from, dst, srcOff, n, mayUnmap))
 }
 

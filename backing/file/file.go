@@ -35,6 +35,9 @@ type Store struct {
 
 	direct *direct // nil: through the page cache
 
+	lending *lending  // nil: it does not lend
+	locks   *loanLock // of what is on loan; nil then too
+
 	resizing sync.Mutex
 	flush    flusher
 	failed   atomic.Pointer[failure]
@@ -240,6 +243,9 @@ func (s *Store) Resize(ctx context.Context, size int64) error {
 		return err
 	}
 	defer s.gate.leave()
+	// What is on loan keeps its bytes, so there is nothing to wait for.
+	s.lending.holing()
+	defer s.lending.holing()
 	s.resizing.Lock()
 	defer s.resizing.Unlock()
 	now, err := sizeOf(s.f, s.geo.device)
@@ -284,8 +290,8 @@ func (s *Store) Refresh(context.Context) (int64, error) {
 }
 
 // Close closes the file and gives up its lock. If calls are still in the kernel
-// the last of them does so when it returns; Close does not wait for it. It makes
-// nothing durable.
+// the last of them does so when it returns, and what is on loan is such a call;
+// Close does not wait for it. It makes nothing durable.
 func (s *Store) Close() error { return s.gate.close() }
 
 // enter begins a call; the caller leaves the gate if there is no error.

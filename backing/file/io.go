@@ -64,6 +64,8 @@ func (s *Store) WriteAt(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	defer s.gate.leave()
+	s.locks.write(off, int64(len(p)))
+	defer s.locks.unwrite(off, int64(len(p)))
 	return s.put(p, off, false)
 }
 
@@ -76,6 +78,11 @@ func (s *Store) TryWriteAt(p []byte, off int64) (bool, error) {
 		return false, err
 	}
 	defer s.gate.leave()
+	// A loan is over soon, but not before whoever has it has sent.
+	if !s.locks.tryWrite(off, int64(len(p))) {
+		return false, nil
+	}
+	defer s.locks.unwrite(off, int64(len(p)))
 	if s.geo.inMemory {
 		n, err := pwrite(s.h, p, off)
 		return err == nil && n == len(p), nil
@@ -103,6 +110,8 @@ func (s *Store) WriteFUA(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	defer s.gate.leave()
+	s.locks.write(off, int64(len(p)))
+	defer s.locks.unwrite(off, int64(len(p)))
 	if !s.noDSync.Load() {
 		err := s.put(p, off, true)
 		if !unsupported(err) {

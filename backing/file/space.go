@@ -25,6 +25,10 @@ func (s *Store) Discard(ctx context.Context, off, n int64) error {
 		return err
 	}
 	defer s.gate.leave()
+	s.locks.write(off, n)
+	defer s.locks.unwrite(off, n)
+	s.lending.holing()
+	defer s.lending.holing()
 	return s.settle(ctx, s.deallocate(ctx, off, n))
 }
 
@@ -36,7 +40,11 @@ func (s *Store) WriteZeroes(ctx context.Context, off, n int64, mayUnmap bool) er
 		return err
 	}
 	defer s.gate.leave()
+	s.locks.write(off, n)
+	defer s.locks.unwrite(off, n)
 	if mayUnmap && s.geo.punch && !s.noPunch.Load() {
+		s.lending.holing()
+		defer s.lending.holing()
 		return s.settle(ctx, s.deallocate(ctx, off, n))
 	}
 	return s.settle(ctx, s.space(ctx, off, n, s.geo.unit, zeroRange, &s.noZeroRange))
@@ -219,6 +227,8 @@ func (s *Store) CopyRange(ctx context.Context, dst, src, n int64) error {
 	if n == 0 || dst == src {
 		return nil
 	}
+	s.locks.write(dst, n)
+	defer s.locks.unwrite(dst, n)
 	return s.settle(ctx, s.copy(ctx, dst, src, n))
 }
 

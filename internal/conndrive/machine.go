@@ -78,9 +78,10 @@ type Machine interface {
 	// of memory that must not be held up (loans of a store) must be copied, in
 	// place. A machine that takes no loans does nothing. Right to send only.
 	Settle()
-	// SendFailed tells that the transport broke, and ends the right to send.
-	// Nothing more will be sent.
-	SendFailed()
+	// SendFailed tells that the transport broke, and how (EFAULT: memory of the
+	// batch was not to be had), and ends the right to send. Nothing more will be
+	// sent.
+	SendFailed(err error)
 
 	// Progress tells that the peer takes what is sent, and Sending reports that a
 	// batch is with the transport. Both are for the machine's way of finding peers

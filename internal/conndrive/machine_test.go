@@ -197,7 +197,7 @@ func (e *echo) Settle() {
 	}
 }
 
-func (e *echo) SendFailed() {
+func (e *echo) SendFailed(error) {
 	e.inBatch.Store(false)
 	e.mu.Lock()
 	e.sending, e.failed = false, true

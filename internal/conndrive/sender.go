@@ -32,7 +32,7 @@ func (o *sender) send() error {
 			return nil
 		}
 		if err := o.write(); err != nil {
-			c.m.SendFailed()
+			c.m.SendFailed(err)
 			return err
 		}
 	}

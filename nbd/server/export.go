@@ -96,8 +96,15 @@ type Session interface {
 	// goroutine, possibly before it returns. The request is within Size, aligned
 	// and not empty, and asks for nothing that Info's flags do not offer.
 	Submit(r *Request)
-	// EndLoan ends the loan that r.In is; if keep is set, r.In becomes a copy.
-	EndLoan(r *Request, keep bool)
+	// EndLoan ends the loan that r.In is; if keep is set, r.In becomes a copy. After
+	// an error r.In must not be sent.
+	EndLoan(r *Request, keep bool) error
+	// CopyLent copies v, a part of the loan that r.In is, to dst. Who has no
+	// session's word for it must not touch r.In: it may be the memory of a file
+	// that only system calls may look at.
+	CopyLent(r *Request, dst, v []byte) error
+	// Distrust tells that the system did not take the loan that r.In is (EFAULT).
+	Distrust(r *Request)
 	// Release tells that the reply is sent or will not be: what r.In and r.Extents
 	// hold is the session's again, a loan ends. It comes once after each Done.
 	Release(r *Request)

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"errors"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"blockgate/internal/bufpool"
@@ -22,7 +24,7 @@ type tx struct {
 	arena   []byte // headers and small payloads
 	start   int    // arena[start:] is not in iov yet
 	iov     [][]byte
-	lent    []bool // iov[i] is on loan
+	lent    []*Request // iov[i] is this one's, on loan
 	stage   *bufpool.Buf
 	started atomic.Int64 // when the transport got or last took something, since born; 0: it has nothing
 }
@@ -50,7 +52,7 @@ func (r *Request) Done(e nbd.Errno, message string) {
 			m.Errors.Add(1)
 		}
 		if r.Lent {
-			m.Session.EndLoan(r, false)
+			_ = m.Session.EndLoan(r, false)
 			r.Lent = false
 		}
 	}
@@ -190,6 +192,7 @@ func (m *machine) sent() {
 	m.recycle(l)
 	clear(x.reqs)
 	clear(x.iov)
+	clear(x.lent)
 	bufpool.Put(x.stage)
 	x.reqs, x.iov, x.lent, x.arena, x.start, x.stage = x.reqs[:0], x.iov[:0], x.lent[:0], x.arena[:0], 0, nil
 	if cap(x.arena) > keepArena {
@@ -201,7 +204,14 @@ func (m *machine) sent() {
 func (m *machine) discardUnsent() { m.sent() }
 
 // SendFailed implements conndrive.Machine.
-func (m *machine) SendFailed() {
+func (m *machine) SendFailed(err error) {
+	if errors.Is(err, syscall.EFAULT) {
+		for _, r := range m.tx.reqs {
+			if r.Lent {
+				m.Session.Distrust(r)
+			}
+		}
+	}
 	m.dropped.Store(true)
 	m.discardUnsent()
 	m.mu.Lock()
@@ -224,7 +234,7 @@ func (m *machine) Sending() bool { return m.tx.started.Load() != 0 }
 func (x *tx) cut() {
 	if x.start < len(x.arena) {
 		x.iov = append(x.iov, x.arena[x.start:len(x.arena):len(x.arena)])
-		x.lent = append(x.lent, false)
+		x.lent = append(x.lent, nil)
 		x.start = len(x.arena)
 	}
 }
@@ -235,8 +245,12 @@ func (x *tx) data(r *Request) {
 		return
 	}
 	x.cut()
+	lent := r
+	if !r.Lent {
+		lent = nil
+	}
 	x.iov = append(x.iov, r.In)
-	x.lent = append(x.lent, r.Lent)
+	x.lent = append(x.lent, lent)
 }
 
 // encode makes a reply.
@@ -317,35 +331,46 @@ func (m *machine) Settle() {
 	if len(m.loans.reqs) == 0 {
 		return
 	}
-	m.tx.ownVectors()
+	err := m.ownVectors()
 	for i, r := range m.loans.reqs {
 		if r.Lent {
-			m.Session.EndLoan(r, !r.batched)
+			if e := m.Session.EndLoan(r, !r.batched); e != nil {
+				err = e
+			}
 			r.Lent = false
 		}
 		m.loans.reqs[i] = nil
 	}
 	m.loans.reqs, m.loans.bytes = m.loans.reqs[:0], 0
+	if err != nil {
+		// The reply says that the data is there, and may be half sent.
+		m.Host.Abort(err.Error())
+	}
 }
 
 // ownVectors copies what is lent and still in the batch.
-func (x *tx) ownVectors() {
+func (m *machine) ownVectors() (err error) {
+	x := &m.tx
 	n := 0
 	for i, v := range x.iov {
-		if x.lent[i] {
+		if x.lent[i] != nil {
 			n += len(v)
 		}
 	}
 	if n == 0 {
-		return
+		return nil
 	}
 	x.stage = bufpool.Get(n)
 	p := x.stage.B
 	for i, v := range x.iov {
-		if x.lent[i] {
-			k := copy(p, v)
+		if r := x.lent[i]; r != nil {
+			k := len(v)
+			if e := m.Session.CopyLent(r, p[:k], v); e != nil {
+				err = e
+			}
 			x.iov[i], p = p[:k:k], p[k:]
-			x.lent[i] = false
+			x.lent[i] = nil
 		}
 	}
+	return err
 }

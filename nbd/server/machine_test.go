@@ -15,12 +15,14 @@ import (
 type slowSession struct {
 	size uint64
 
-	mu       sync.Mutex
-	held     []*Request
-	released int
-	closed   bool
-	loan     []byte
-	kept     int // loans that became copies
+	mu         sync.Mutex
+	held       []*Request
+	released   int
+	closed     bool
+	loan       []byte
+	kept       int // loans that became copies
+	lost       error
+	distrusted int
 }
 
 func (s *slowSession) Size() uint64 { return s.size }
@@ -36,12 +38,20 @@ func (s *slowSession) Submit(r *Request) {
 	s.held = append(s.held, r)
 }
 
-func (s *slowSession) EndLoan(r *Request, keep bool) {
+func (s *slowSession) EndLoan(r *Request, keep bool) error {
 	if keep {
 		r.In = bytes.Clone(r.In)
 		s.kept++
 	}
+	return s.lost
 }
+
+func (s *slowSession) CopyLent(_ *Request, dst, v []byte) error {
+	copy(dst, v)
+	return s.lost
+}
+
+func (s *slowSession) Distrust(*Request) { s.distrusted++ }
 
 func (s *slowSession) Release(*Request) {
 	s.mu.Lock()

@@ -132,7 +132,16 @@ type storeTask struct {
 func (s *storeSession) Size() uint64 { return uint64(s.e.store.Size()) }
 
 // EndLoan implements Session; a store session lends nothing.
-func (s *storeSession) EndLoan(*Request, bool) {}
+func (s *storeSession) EndLoan(*Request, bool) error { return nil }
+
+// CopyLent implements Session.
+func (s *storeSession) CopyLent(_ *Request, dst, v []byte) error {
+	copy(dst, v)
+	return nil
+}
+
+// Distrust implements Session.
+func (s *storeSession) Distrust(*Request) {}
 
 // Release implements Session.
 func (s *storeSession) Release(r *Request) {

@@ -143,14 +143,23 @@ func (s *unitSession) Submit(r *Request) {
 }
 
 // EndLoan implements Session.
-func (s *unitSession) EndLoan(r *Request, keep bool) {
+func (s *unitSession) EndLoan(r *Request, keep bool) error {
 	t := r.State.(*unitTask)
 	if !keep {
 		t.task.In = nil
 	}
-	t.task.Own()
+	err := t.task.Own()
 	r.In = t.task.In
+	return err
 }
+
+// CopyLent implements Session.
+func (s *unitSession) CopyLent(r *Request, dst, v []byte) error {
+	return r.State.(*unitTask).task.CopyLent(dst, v)
+}
+
+// Distrust implements Session.
+func (s *unitSession) Distrust(r *Request) { r.State.(*unitTask).task.Distrust() }
 
 // Release implements Session.
 func (s *unitSession) Release(r *Request) {

@@ -142,7 +142,7 @@ func (t *unitTask) start() bool {
 		}
 		t.used = true
 		t.task.CDB, t.task.MaxIn, t.task.MaxOut = t.cdb[:], t.in, int64(len(t.out))
-		t.task.Attr, t.task.Transport, t.task.Loans = scsi.Simple, t, t.loans
+		t.task.Attr, t.task.Transport, t.task.Loans, t.task.Mapped = scsi.Simple, t, t.loans, true
 		if t.cdb[0] == opUnmap {
 			t.task.CDB = t.cdb[:10]
 		}
