@@ -8,6 +8,9 @@ package backing
 // ends the process, and a system call fails with EFAULT or does less than it was
 // asked for.
 //
+// TryReadAt of such a store, if it has that, waits for nothing that a loan keeps
+// busy, so that one connection may have some reads lent and others copied.
+//
 // The layers of this repository do not forward it.
 type MappedLender interface {
 	// LendMapped gives the n bytes at off, as Lender.Lend does, or nil when that is

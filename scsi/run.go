@@ -45,7 +45,10 @@ func (t *Task) Run() {
 
 // tryNow runs the command if it does not have to wait.
 func (t *Task) tryNow() bool {
-	t.settle()
+	// To try a read of a store that lends mapped pages waits for no loan.
+	if t.row.Lend == nil || t.unit.caps.mapped == nil {
+		t.settle()
+	}
 	return t.row.Try(t)
 }
 

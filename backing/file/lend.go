@@ -15,9 +15,16 @@ const (
 )
 
 // takeAfter is how many bytes have to be read of a window's place in the file
-// before it is mapped. Mapping and unmapping a window costs as much as copying
-// 64 KiB, which random reads of a large file would not win back.
-const takeAfter = 1 << 20
+// before it is mapped, and takePays how many must then be lent of it before it has
+// to go if that is to be worth it: mapping and unmapping a page costs nearly as much
+// as copying it. If it was not, the store is asked for twice as much the next
+// time, up to takeAfter << maxPatience. So random reads of a large file, of which
+// no part stays mapped for long enough, are copied.
+const (
+	takeAfter   = 1 << 20
+	takePays    = windowStride / 4 * 3
+	maxPatience = 8
+)
 
 // lending is a store's part in the loans of its file's pages.
 type lending struct {
@@ -28,11 +35,13 @@ type lending struct {
 	// The file lies in memory and has no holes if full, which was holes when that
 	// was found out, still is it. See holing.
 	holes, full atomic.Int64
+	patience    atomic.Int32
 	// By window, those a table apart together: where it was last, from 1 on, and
 	// the bytes that were read of it since without it.
 	places [lendTable]struct {
 		slot atomic.Int32
-		read atomic.Int32
+		read atomic.Int64
+		end  atomic.Int64 // of the last loan that was asked for
 	}
 }
 
@@ -98,12 +107,12 @@ func (s *Store) ReturnMapped(p []byte, off int64) {
 func (s *Store) window(off, n int64) int {
 	l, index := s.lending, off/windowStride
 	place := &l.places[index%lendTable]
-	if i := int(place.slot.Load()) - 1; i >= 0 && l.w.use(i, s, index) {
+	place.end.Store(off + n)
+	if i := int(place.slot.Load()) - 1; i >= 0 && l.w.use(i, s, index, n) {
 		return i
 	}
-	// Who comes from the window before reads on, and will want all of this one.
-	next := off%windowStride < 2*n && l.shows(s, index-1)
-	if read := place.read.Add(int32(n)); read < takeAfter && !next {
+	onward := l.onward(off, n)
+	if place.read.Add(n) < takeAfter<<l.patience.Load() && !onward {
 		return -1
 	}
 	place.read.Store(0)
@@ -118,23 +127,32 @@ func (s *Store) window(off, n int64) int {
 		return -1
 	}
 	place.slot.Store(int32(i) + 1)
-	if next && l.whole() {
+	if onward && l.whole() {
 		populate(l.w.bytes(i, 0, min(windowStride, s.Size()-index*windowStride)))
 	}
 	return i
 }
 
-// shows reports whether a window is mapped.
-func (l *lending) shows(s *Store, index int64) bool {
-	if index < 0 {
+// onward reports that the range is where somebody goes on who has read the window
+// before to its end, or nearly, since the requests of a stream may overtake each
+// other: all of the new one will be wanted.
+func (l *lending) onward(off, n int64) bool {
+	at := off % windowStride
+	if at >= 2*n || off < windowStride {
 		return false
 	}
-	i := int(l.places[index%lendTable].slot.Load()) - 1
-	if i < 0 || !l.w.use(i, s, index) {
-		return false
+	end := l.places[(off/windowStride-1)%lendTable].end.Load()
+	return end <= off+n && end > off-at-2*n
+}
+
+// paid tells how much was lent of a window that goes.
+func (l *lending) paid(n int64) {
+	switch p := l.patience.Load(); {
+	case n < takePays && p < maxPatience:
+		l.patience.CompareAndSwap(p, p+1)
+	case n >= 2*takePays && p > 0:
+		l.patience.CompareAndSwap(p, p-1)
 	}
-	l.w.done(l.w.bytes(i, 0, 1))
-	return true
 }
 
 // whole reports that the file lies in memory and has no holes, so that all of it

@@ -38,6 +38,7 @@ type window struct {
 	// it so writes what follows, and who counts in it reads that.
 	loans atomic.Int64
 	used  atomic.Uint64 // Windows.clock when it was last lent
+	lent  atomic.Int64  // bytes, since it shows this
 	store *Store        // nil: it shows nothing. Written under Windows.mu too
 	index int64         // begins at index times windowStride
 }
@@ -47,8 +48,9 @@ func NewWindows(limit int64) *Windows {
 	return &Windows{slots: make([]window, max(limit/windowSpan, 1))}
 }
 
-// use counts a loan of window i, if that shows this part of the store's file.
-func (w *Windows) use(i int, s *Store, index int64) bool {
+// use counts a loan of n bytes of window i, if that shows this part of the store's
+// file.
+func (w *Windows) use(i int, s *Store, index, n int64) bool {
 	p := &w.slots[i]
 	for {
 		n := p.loans.Load()
@@ -64,6 +66,7 @@ func (w *Windows) use(i int, s *Store, index int64) bool {
 		return false
 	}
 	p.used.Store(w.clock.Add(1))
+	p.lent.Add(n)
 	return true
 }
 
@@ -89,6 +92,9 @@ func (w *Windows) take(s *Store, index int64) (i int, err error) {
 		return -1, nil
 	}
 	p := &w.slots[i]
+	if p.store != nil {
+		p.store.lending.paid(p.lent.Load())
+	}
 	p.store = s
 	w.mu.Unlock()
 	if err := show(w.addr(i), s.h, index*windowStride); err != nil {
@@ -96,6 +102,7 @@ func (w *Windows) take(s *Store, index int64) (i int, err error) {
 		return -1, err
 	}
 	p.index = index
+	p.lent.Store(0)
 	p.used.Store(w.clock.Add(1))
 	p.loans.Store(1)
 	return i, nil
