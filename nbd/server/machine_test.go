@@ -2,7 +2,11 @@ package server
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -267,6 +271,36 @@ func TestSlowReadersLeaveMemory(t *testing.T) {
 	}
 	if all.Used() != 0 {
 		t.Errorf("%d bytes stay", all.Used())
+	}
+}
+
+// A loan that is lost ends the connection; one that the system refuses is told to
+// the session.
+func TestLostLoans(t *testing.T) {
+	m, s, h := newRig(nbd.Simple, 1<<30)
+	s.loan, s.lost = bytes.Repeat([]byte{7}, 4096), errors.New("the file has become shorter")
+	m.Feed(read(1, 0, 4096))
+	m.EndFeed()
+	if m.Gather() == nil {
+		t.Fatal("nothing to send")
+	}
+	m.Settle()
+	if !strings.Contains(h.reason, s.lost.Error()) {
+		t.Errorf("the connection ends with %q", h.reason)
+	}
+	m.SendFailed(io.ErrClosedPipe)
+	m.Closed()
+	for err, want := range map[error]int{syscall.EFAULT: 2, io.ErrClosedPipe: 0} {
+		m, s, _ := newRig(nbd.Simple, 1<<30)
+		s.loan = bytes.Repeat([]byte{7}, 4096)
+		m.Feed(append(read(1, 0, 4096), read(2, 0, 4096)...))
+		m.EndFeed()
+		m.Gather()
+		m.SendFailed(err)
+		if s.distrusted != want || s.released != 2 {
+			t.Errorf("%v: %d distrusted, want %d; %d released", err, s.distrusted, want, s.released)
+		}
+		m.Closed()
 	}
 }
 
