@@ -109,6 +109,12 @@ func settings(l *Location, stall time.Duration) ([][2]string, error) {
 		// The former owner of a lock that is broken is kept from writing.
 		{"rbd_blocklist_on_break_lock", "true"},
 		{"client_mount_timeout", seconds(connectTime)},
+		// A client is not told that an OSD has come back: it asks for a new map when
+		// its tick finds an operation that has nowhere to go, or none of it
+		// answered for the timeout. With Ceph's 5 s and 10 s a process that starts
+		// while an OSD does waits up to 15 s for one that is there.
+		{"objecter_tick_interval", "2"},
+		{"objecter_timeout", "2"},
 	}
 	if stall >= 0 {
 		set = append(set, [2]string{"rados_osd_op_timeout", seconds(stall + opTimeAfterStall)},
