@@ -2,14 +2,12 @@ package iscsi
 
 import (
 	"encoding/binary"
-	"hash/crc32"
+
+	"blockgate/internal/crc32c"
 )
 
 // DigestLen is the length of a header or data digest in bytes.
 const DigestLen = 4
-
-// castagnoli uses the processor's CRC instructions; read only after init.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Digest is the CRC32C over the parts as if they were one (RFC 7143 §13.1): BHS
 // and AHS for a header digest; data and its padding for a data digest. The
@@ -18,13 +16,13 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func Digest(parts ...[]byte) uint32 {
 	var crc uint32
 	for _, p := range parts {
-		crc = crc32.Update(crc, castagnoli, p)
+		crc = crc32c.Update(crc, p)
 	}
 	return crc
 }
 
 // UpdateDigest adds p to a digest in progress; 0 starts one.
-func UpdateDigest(crc uint32, p []byte) uint32 { return crc32.Update(crc, castagnoli, p) }
+func UpdateDigest(crc uint32, p []byte) uint32 { return crc32c.Update(crc, p) }
 
 // PutDigest writes a digest to the first four bytes of b.
 func PutDigest(b []byte, crc uint32) { binary.LittleEndian.PutUint32(b, crc) }
@@ -36,15 +34,15 @@ func AppendDigest(b []byte, crc uint32) []byte { return binary.LittleEndian.Appe
 // what Digest gives.
 func WireDigest(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
 
-// coldPiece is how much coldDigest gives to the processor's CRC at once, in bytes.
+// coldPiece is how much coldDigest gives to hash/crc32 at once, in bytes.
 const coldPiece = 1 << 10
 
-// coldDigest is UpdateDigest(0, p) for memory that nobody has touched lately. The
-// CRC works on three parts of what it gets at the same time; the prefetcher
+// coldDigest is UpdateDigest(0, p) for memory that nobody has touched lately.
+// hash/crc32 works on three parts of what it gets at the same time; the prefetcher
 // follows only when these are near to each other, which saves a seventh. Of
 // memory in the caches it costs a twentieth of a microsecond for 4 KiB.
 func coldDigest(p []byte) (crc uint32) {
-	for len(p) > coldPiece {
+	for !crc32c.Wide && len(p) > coldPiece {
 		crc = UpdateDigest(crc, p[:coldPiece])
 		p = p[coldPiece:]
 	}

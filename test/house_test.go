@@ -22,6 +22,7 @@ var layers = []struct {
 	layer  int
 }{
 	{"internal/bufpool", 0},
+	{"internal/crc32c", 0},
 	{"internal/budget", 0},
 	{"internal/conndrive", 1},
 	{"internal/connset", 2},
@@ -53,7 +54,7 @@ var layers = []struct {
 }
 
 // public packages depend on the standard library and golang.org/x only.
-var public = []string{"backing", "scsi", "iscsi", "nbd", "gateway", "internal/bufpool"}
+var public = []string{"backing", "scsi", "iscsi", "nbd", "gateway", "internal/bufpool", "internal/crc32c"}
 
 func layerOf(pkg string) (prefix string, layer int) {
 	best := ""
