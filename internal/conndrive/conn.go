@@ -22,6 +22,7 @@ const (
 type Conn struct {
 	nc  net.Conn
 	raw syscall.RawConn // nil for transports that have none
+	aw  awaiter         // nil: nc is none
 	m   Machine
 
 	wake   chan struct{} // capacity 1
@@ -56,9 +57,14 @@ func New(nc net.Conn) *Conn {
 		c.raw, _ = s.SyscallConn()
 	case *net.UnixConn:
 		c.raw, _ = s.SyscallConn()
+	case awaiter:
+		c.aw = s
 	}
 	return c
 }
+
+// awaiter is a transport that can wait for input without a buffer to read into.
+type awaiter interface{ AwaitInput() error }
 
 // SendsWithoutWaiting reports that what the reader sends is offered to the
 // transport without waiting, and that Settle is called before any wait. Only then

@@ -65,13 +65,22 @@ func (in *input) free() {
 	in.buf, in.r, in.w = nil, 0, 0
 }
 
-// fill waits for input and takes what there is. While it waits on a socket with
-// nothing unread the connection holds no buffer.
+// fill waits for input and takes what there is. While it waits on a socket, or on
+// a transport that can wait by itself, with nothing unread the connection holds no
+// buffer.
 func (c *Conn) fill() error {
 	if c.raw != nil {
 		return c.fillFromSocket()
 	}
 	in := &c.in
+	if c.aw != nil {
+		if in.buf != nil {
+			in.shrink()
+		}
+		if err := c.aw.AwaitInput(); err != nil {
+			return err
+		}
+	}
 	in.room(plainRead)
 	n, err := c.nc.Read(in.buf.B[in.w:])
 	in.w += n

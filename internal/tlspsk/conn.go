@@ -17,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"blockgate/internal/bufpool"
 )
 
 // Conn is a protected connection. Read and Write may be called at the same time;
@@ -34,16 +36,14 @@ type Conn struct {
 	inMu       sync.Mutex // Read's
 	handshaken bool
 	in         half
-	raw        []byte // records as they came
-	rawR, rawW int
+	rx         input  // records as they came
 	hand       []byte // part of a handshake message
-	data       []byte // opened and not yet read; lies in raw
+	data       []byte // opened and not yet read; lies in rx
 	useless    int    // records in a row without data
 	inErr      error
 
 	outMu  sync.Mutex // Write's
 	out    half
-	buf    []byte
 	outErr error
 	closed bool
 
@@ -54,6 +54,8 @@ const (
 	// batch is how much is sent at a time, in bytes, of which each record has up
 	// to maxPlain.
 	batch = 4 * maxPlain
+	// recordCost is what a record is longer than its data, in bytes.
+	recordCost = recordHeader + 1 + tagLen
 	// maxUseless bounds records in a row that carry no data.
 	maxUseless = 32
 	// maxRecords is how many records a key protects: RFC 8446 section 5.5 has
@@ -64,7 +66,7 @@ const (
 )
 
 func newConn(nc net.Conn) *Conn {
-	return &Conn{nc: nc, raw: make([]byte, batch+recordHeader+maxCipher)}
+	return &Conn{nc: nc, rx: newInput(nc)}
 }
 
 // User is the name of the key that was agreed on.
@@ -114,25 +116,46 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if err := c.await(); err != nil {
+		return 0, err
+	}
+	n := copy(p, c.data)
+	c.data = c.data[n:]
+	return n, nil
+}
+
+// AwaitInput waits until Read has something to give, or fails as Read would. Who
+// calls it before Read needs no buffer while he waits.
+func (c *Conn) AwaitInput() error {
+	if !c.done.Load() {
+		if err := c.Handshake(context.Background()); err != nil {
+			return err
+		}
+	}
+	c.inMu.Lock()
+	defer c.inMu.Unlock()
+	return c.await()
+}
+
+// await sees to it that there is data.
+func (c *Conn) await() error {
 	for len(c.data) == 0 {
 		if c.inErr != nil {
-			return 0, c.inErr
+			return c.inErr
 		}
 		if err := c.readData(); err != nil {
 			var ne net.Error
 			if errors.As(err, &ne) && ne.Timeout() {
-				return 0, err // a later deadline goes on
+				return err // a later deadline goes on
 			}
 			c.inErr = err
 			if a, ok := local(err); ok {
 				c.sendAlert(a)
 			}
-			return 0, err
+			return err
 		}
 	}
-	n := copy(p, c.data)
-	c.data = c.data[n:]
-	return n, nil
+	return nil
 }
 
 // readData takes one record.
@@ -208,6 +231,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 	c.outMu.Lock()
 	defer c.outMu.Unlock()
 	total := 0
+	records := (min(len(p), batch) + maxPlain - 1) / maxPlain
+	buf := bufpool.Get(min(len(p), batch) + records*recordCost + recordCost + 5)
+	defer bufpool.Put(buf)
 	for len(p) > 0 {
 		if c.closed {
 			return total, net.ErrClosed
@@ -215,7 +241,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		if c.outErr != nil {
 			return total, c.outErr
 		}
-		b := c.buf[:0]
+		b := buf.B[:0]
 		if c.owed.Swap(false) || c.out.seq >= maxRecords {
 			b = c.appendRecord(b, typeHandshake, []byte{msgKeyUpdate, 0, 0, 1, 0})
 			c.out.update()
@@ -226,7 +252,6 @@ func (c *Conn) Write(p []byte) (int, error) {
 			b = c.appendRecord(b, typeData, p[n:n+k])
 			n += k
 		}
-		c.buf = b
 		if _, err := c.nc.Write(b); err != nil {
 			// A part of a record may have been sent: nothing fits behind it.
 			c.outErr = err

@@ -358,28 +358,30 @@ func (c *Conn) asServer() error {
 	return nil
 }
 
-// choose finds the first identity that we know, and checks that the client has
-// its key. Whether a name is known does not show: an unknown one has a key that
-// nobody has.
+// choose finds the first identity whose key the client has. Whether a name is
+// known does not show, also not to one who has a key of his own and names others
+// beside it, as it would if only one of the names was looked at (RFC 8446 appendix
+// E.6): each name is checked in the same way, one that is not known against a key
+// that nobody has.
 func (c *Conn) choose(h *clientHello, m []byte) (index int, early []byte, err error) {
-	var key []byte
+	nobodys := make([]byte, 32)
+	rand.Read(nobodys)
+	sum := sha256.Sum256(m[:h.truncated])
+	index = -1
 	for i, user := range h.identities[:min(len(h.identities), maxIdentities)] {
 		if len(user) == 0 || len(user) > maxIdentity {
 			continue
 		}
-		if k, ok := c.server.lookup(user); ok && len(k) >= MinKey {
-			index, key = i, k
-			break
+		key, known := c.server.lookup(user)
+		if known = known && len(key) >= MinKey; !known {
+			key = nobodys
+		}
+		e := earlySecret(key)
+		if hmac.Equal(binder(e, sum[:]), h.binders[i]) && known && index < 0 {
+			index, early = i, e
 		}
 	}
-	known := key != nil
-	if !known {
-		key = make([]byte, 32)
-		rand.Read(key)
-	}
-	sum := sha256.Sum256(m[:h.truncated])
-	early = earlySecret(key)
-	if !hmac.Equal(binder(early, sum[:]), h.binders[index]) || !known {
+	if index < 0 {
 		return 0, nil, fault(alertDecryptError, "the client does not have the key of a user there is")
 	}
 	return index, early, nil

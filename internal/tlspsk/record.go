@@ -76,32 +76,13 @@ func fault(a alert, format string, args ...any) error {
 // ErrTruncated: the connection ended without the peer's saying so.
 var ErrTruncated = fmt.Errorf("tlspsk: connection cut off: %w", io.ErrUnexpectedEOF)
 
-// fillTo reads until there are n bytes in raw.
-func (c *Conn) fillTo(n int) error {
-	for c.rawW-c.rawR < n {
-		if c.rawR > 0 {
-			c.rawW = copy(c.raw, c.raw[c.rawR:c.rawW])
-			c.rawR = 0
-		}
-		k, err := c.nc.Read(c.raw[c.rawW:])
-		c.rawW += k
-		if err != nil && c.rawW-c.rawR < n {
-			if err == io.EOF {
-				return ErrTruncated
-			}
-			return err
-		}
-	}
-	return nil
-}
-
 // readRecord reads and opens one record. What it gives is good until the next
 // call. An error of the network that is a timeout leaves the connection usable.
 func (c *Conn) readRecord() (typ byte, p []byte, err error) {
-	if err := c.fillTo(recordHeader); err != nil {
+	if err := c.rx.fillTo(recordHeader); err != nil {
 		return 0, nil, err
 	}
-	head := c.raw[c.rawR:][:recordHeader]
+	head := c.rx.unread()[:recordHeader]
 	n := int(head[3])<<8 | int(head[4])
 	typ = head[0]
 	if typ < typeChangeCipherSpec || typ > typeData || head[1] != 3 {
@@ -110,12 +91,12 @@ func (c *Conn) readRecord() (typ byte, p []byte, err error) {
 	if n > maxCipher || c.in.aead == nil && n > maxPlain {
 		return 0, nil, fault(alertRecordOverflow, "record of %d bytes", n)
 	}
-	if err := c.fillTo(recordHeader + n); err != nil {
+	if err := c.rx.fillTo(recordHeader + n); err != nil {
 		return 0, nil, err
 	}
-	head = c.raw[c.rawR:][:recordHeader]
-	p = c.raw[c.rawR+recordHeader:][:n]
-	c.rawR += recordHeader + n
+	head = c.rx.unread()[:recordHeader]
+	p = c.rx.unread()[recordHeader:][:n]
+	c.rx.r += recordHeader + n
 	if typ == typeChangeCipherSpec {
 		// It means nothing, and is there for machines in between (appendix D.4),
 		// behind the first hello and before the last Finished.
