@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"blockgate/backing"
+	"blockgate/internal/conndrive"
 	"blockgate/nbd"
 	nbdserver "blockgate/nbd/server"
 	"blockgate/scsi"
@@ -345,20 +346,11 @@ func (g *Gateway) AddNBDPortal(ctx context.Context, cfg NBDPortalConfig) (NBDPor
 const unixPrefix = "unix:"
 
 func listenNBD(ctx context.Context, address string) (net.Listener, error) {
-	var lc net.ListenConfig
 	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
 		if err := removeStale(ctx, path); err != nil {
 			return nil, err
 		}
-		ln, err := lc.Listen(ctx, "unix", path)
-		if err != nil {
-			return nil, err
-		}
-		if err := os.Chmod(path, 0o600); err != nil {
-			ln.Close()
-			return nil, err
-		}
-		return ln, nil
+		return conndrive.ListenPrivate(ctx, path)
 	}
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -368,6 +360,7 @@ func listenNBD(ctx context.Context, address string) (net.Listener, error) {
 	if ap.Addr().Is6() {
 		network = "tcp6"
 	}
+	var lc net.ListenConfig
 	return lc.Listen(ctx, network, address)
 }
 

@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	v1 "blockgate/internal/api/v1"
+	"blockgate/internal/conndrive"
 	"blockgate/internal/state"
 )
 
@@ -48,13 +49,9 @@ func Listen(path string) (net.Listener, error) {
 			return nil, fail(state.Refused, "cannot be replaced: "+reason(err), "name another with --socket", err)
 		}
 	}
-	ln, err := net.Listen("unix", path)
+	ln, err := conndrive.ListenPrivate(context.Background(), path)
 	if err != nil {
 		return nil, fail(state.Refused, reason(err), "name another with --socket", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
-		return nil, fail(state.Refused, reason(err), "", err)
 	}
 	return ln, nil
 }
