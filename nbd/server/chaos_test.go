@@ -20,7 +20,7 @@ func TestClientsThatVanish(t *testing.T) {
 				store = openFile(t, 8<<20)
 			}
 			d := newDisk(t, store, scsi.UnitConfig{MaxTransfer: 256 << 10})
-			_, dial := start(t, Config{Directory: Single(d.exp), Memory: 4 << 20}, Access{}, "tcp")
+			s, dial := start(t, Config{Directory: Single(d.exp), Memory: 4 << 20}, Access{}, "tcp")
 			var wg sync.WaitGroup
 			for i := range 8 {
 				rnd := rand.New(rand.NewPCG(uint64(i), 7))
@@ -35,6 +35,9 @@ func TestClientsThatVanish(t *testing.T) {
 				})
 			}
 			wg.Wait()
+			// Until then they may still write; after that nothing of theirs gets past
+			// what others write, although the store may have it for longer.
+			eventually(t, "the clients are gone", func() bool { return len(s.Conns()) == 0 })
 			p := dial()
 			p.enter("disk", nbd.Extended)
 			p.write(4096, pattern(3, 1<<20)).wants(t, "write after all that", nbd.None)
