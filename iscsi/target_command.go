@@ -142,9 +142,10 @@ func (c *TargetConn) unpin(cmd *command) {
 // scsiCommand starts a SCSI Command PDU (RFC 7143 §11.3) whose turn it is. data
 // is its immediate data; stage, if not nil, is the budgeted buffer that data
 // lies at the front of, and belongs to scsiCommand from here on. The session's
-// order is locked; it is unlocked when the command has been admitted. lend says
-// that it may end with a loan.
-func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, lend bool) {
+// order is locked; it is unlocked when the command has been admitted. own says that
+// this is the connection's own reader, which brings all of the command's data too,
+// and lend that the command may end with a loan.
+func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, own, lend bool) {
 	c.Commands.Add(1)
 	flags := h.Flags()
 	cmd := c.get()
@@ -227,6 +228,9 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, l
 		c.putStage(stage)
 	default:
 		short = !c.takeBuffer(cmd, data, stage) || !cmd.admits()
+	}
+	if own {
+		t.Batch = &c.batch
 	}
 	if lend {
 		t.Loans, t.Mapped = c, !c.params.DataDigest

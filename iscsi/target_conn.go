@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"blockgate/internal/bufpool"
+	"blockgate/scsi"
 )
 
 // directMin is the data segment length from which a PDU's data is received
@@ -63,6 +64,7 @@ type TargetConn struct {
 	lends bool // see ConnConfig.Lend
 	rx    rx   // reader only
 	loans loans
+	batch scsi.Batch // reader only; begun at the end of each Feed
 
 	mu      sync.Mutex
 	tasks   map[uint32]*command // by Initiator Task Tag, while the initiator may refer to them

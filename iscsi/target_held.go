@@ -105,7 +105,7 @@ func (c *TargetConn) runHeld(p *heldPDU) {
 		c.putStage(p.stage)
 		c.noMemory(&p.bhs)
 	} else {
-		err = c.ordered(&p.bhs, p.ahs, p.data, p.stage, false)
+		err = c.ordered(&p.bhs, p.ahs, p.data, p.stage, false, false)
 	}
 	if err != nil {
 		c.Drop(err.Error())

@@ -141,6 +141,7 @@ func (c *TargetConn) queueLocked(it outItem) {
 // true it has the right to send already, as after BeginSend; otherwise it asks
 // for it.
 func (c *TargetConn) EndFeed() (send bool) {
+	c.batch.Start()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.feeding = false

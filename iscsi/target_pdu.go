@@ -72,7 +72,7 @@ func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest
 		c.sess.order.Unlock()
 		return nil
 	}
-	err := c.ordered(h, ahs, data, stage, lend)
+	err := c.ordered(h, ahs, data, stage, true, lend)
 	if !h.Immediate() && c.sess.nheld.Load() > 0 {
 		c.Settle()
 		c.sess.release()
@@ -101,10 +101,11 @@ func (c *TargetConn) dataOut(h *BHS, data []byte, stage *bufpool.Buf, badDigest 
 }
 
 // ordered acts on a PDU whose turn it is. The session's order is locked and is
-// let go of as soon as the device server knows the command.
-func (c *TargetConn) ordered(h *BHS, ahs, data []byte, stage *bufpool.Buf, lend bool) error {
+// let go of as soon as the device server knows the command. own says that this is
+// the connection's own reader, and lend that the command may end with a loan.
+func (c *TargetConn) ordered(h *BHS, ahs, data []byte, stage *bufpool.Buf, own, lend bool) error {
 	if h.Opcode() == OpSCSICmd && c.sess.nexus != nil {
-		c.scsiCommand(h, ahs, data, stage, lend)
+		c.scsiCommand(h, ahs, data, stage, own, lend)
 		return nil
 	}
 	if h.Opcode() == OpTaskReq {

@@ -110,6 +110,10 @@ type Command struct {
 	// store's memory (backing.Lender); false means that nothing happened. Only
 	// called on units that have such a store. Optional.
 	Lend func(t *Task) bool
+	// Begin readies the command for a store that carries it out by itself (see
+	// start.go); false means that nothing happened. Only called on units that have
+	// such a store. Optional.
+	Begin func(t *Task) bool
 	// Run executes the command: it sets data and ends with t.Status Good, or
 	// calls t.Fail. It returns when the command is done; t's context ends when
 	// the task is aborted.

@@ -37,7 +37,9 @@ func (t *Task) Run() {
 		t.settle()
 		t.row.Run(t)
 	case t.row.Try == nil || !u.tries || !t.tryNow():
-		u.submit(t)
+		if !t.begins() {
+			u.submit(t)
+		}
 		return
 	}
 	t.finish()

@@ -10,7 +10,7 @@ func sbcReadCommands() []Command {
 		return Command{
 			Name: name, Op: use[0], SA: NoSA, Usage: use,
 			Types: types, Dir: DirIn, Access: AccessRead, Reserve: ResRead,
-			Medium: true, Range: rangeOfCDB, Try: tryRead, Lend: lendRead, Run: read,
+			Medium: true, Range: rangeOfCDB, Try: tryRead, Lend: lendRead, Begin: beginRead, Run: read,
 		}
 	}
 	return []Command{
@@ -26,10 +26,10 @@ func sbcWriteCommands() []Command {
 		c := Command{
 			Name: name, Op: use[0], SA: NoSA, Usage: use,
 			Types: TypeDisk, Dir: DirOut, Access: AccessWrite, Reserve: ResWrite,
-			Medium: true, OutLen: transferOutLen, Range: rangeOfCDB, Try: tryWrite, Run: write,
+			Medium: true, OutLen: transferOutLen, Range: rangeOfCDB, Try: tryWrite, Begin: beginWrite, Run: write,
 		}
 		short := c
-		short.Exclusive, short.Try, short.Run = true, nil, writeShort
+		short.Exclusive, short.Try, short.Begin, short.Run = true, nil, nil, writeShort
 		c.Short = &short
 		return c
 	}

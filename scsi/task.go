@@ -83,6 +83,9 @@ type Task struct {
 	// Mapped says that it may be memory that only system calls may touch
 	// (backing.MappedLender). The transport then looks at In by CopyLent alone.
 	Mapped bool
+	// Batch, if not nil, is where Run leaves what the store is to begin. Run must
+	// then be called on the goroutine that the Batch belongs to.
+	Batch *Batch
 
 	// Out holds the data-out bytes at Run; its length may be less than OutLen
 	// when the initiator announced less. Owned by the transport, read-only for
@@ -104,6 +107,7 @@ type Task struct {
 	itl      *itl
 	inBuf    *bufpool.Buf
 	loan     loan
+	io       taskIO
 	senseBuf [sense.MaxLen]byte
 	state    atomic.Uint32 // taskState, see taskset.go
 	set      setEntry      // the task set's bookkeeping, see taskset.go
@@ -149,7 +153,7 @@ func (t *Task) Respond(p []byte, alloc int64) {
 func (t *Task) Reset() {
 	bufpool.Put(t.inBuf)
 	t.endLoan()
-	t.Nexus, t.Transport, t.Loans, t.CDB, t.Out, t.Sense, t.In, t.inBuf = nil, nil, nil, nil, nil, nil, nil, nil
+	t.Nexus, t.Transport, t.Loans, t.Batch, t.CDB, t.Out, t.Sense, t.In, t.inBuf = nil, nil, nil, nil, nil, nil, nil, nil, nil
 	t.LUN, t.Tag, t.Attr, t.MaxIn, t.MaxOut, t.OutLen, t.InLen = 0, 0, 0, 0, 0, 0, 0
 	t.Mapped, t.Status = false, Good
 	t.row, t.unit, t.itl = nil, nil, nil

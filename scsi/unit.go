@@ -149,6 +149,7 @@ type capabilities struct {
 	usager     backing.Usager
 	lender     backing.Lender
 	mapped     backing.MappedLender
+	starter    backing.Starter
 }
 
 // Unit is a logical unit with its device server and task set. It may be mapped at
@@ -473,5 +474,6 @@ func findCapabilities(s backing.Store) (c capabilities) {
 	c.usager, _ = backing.As[backing.Usager](s)
 	c.lender, _ = backing.As[backing.Lender](s)
 	c.mapped, _ = backing.As[backing.MappedLender](s)
+	c.starter = backing.StarterOf(s)
 	return c
 }

@@ -33,7 +33,8 @@ type Store struct {
 	caps backing.Caps
 	opt  backing.OpenOptions
 
-	direct *direct // nil: through the page cache
+	direct  *direct  // nil: through the page cache
+	starter *starter // of direct stores, where there is AIO
 
 	lending *lending  // nil: it does not lend
 	locks   *loanLock // of what is on loan; nil then too
@@ -166,12 +167,13 @@ func attach(f *os.File, path string, o backing.OpenOptions, created bool) (*Stor
 		return nil, fmt.Errorf("%w: %s has %d bytes, %d asked for", backing.ErrSizeMismatch, path, size, o.CreateSize)
 	}
 	s := &Store{f: f, h: handleOf(f), path: path, opt: o, geo: probe(f, fi, o)}
-	s.gate.release = f.Close
+	s.gate.release = s.release
 	s.size.Store(size)
 	if o.Direct {
 		if s.direct, err = newDirect(s.geo, path, size); err != nil {
 			return nil, err
 		}
+		s.starter, _ = newStarter(s)
 	}
 	s.caps = s.capabilities()
 	s.info = backing.Info{
@@ -293,6 +295,14 @@ func (s *Store) Refresh(context.Context) (int64, error) {
 // the last of them does so when it returns, and what is on loan is such a call;
 // Close does not wait for it. It makes nothing durable.
 func (s *Store) Close() error { return s.gate.close() }
+
+// release gives up what the calls have used, when the last of them has left.
+func (s *Store) release() error {
+	if s.starter != nil {
+		s.starter.q.Close()
+	}
+	return s.f.Close()
+}
 
 // enter begins a call; the caller leaves the gate if there is no error.
 func (s *Store) enter(off, n int64, modify bool) error {

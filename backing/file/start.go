@@ -1,0 +1,206 @@
+package file
+
+import (
+	"sync"
+	"syscall"
+
+	"blockgate/backing"
+	"blockgate/internal/aio"
+)
+
+// starter begins the reads and writes of a direct store by Linux AIO. What AIO
+// cannot do without waiting is done by goroutines that wait: unaligned pieces,
+// writes that allocate, what the medium's queue has no room for.
+type starter struct {
+	s        *Store
+	q        *aio.Queue
+	requests sync.Pool
+
+	mu         sync.Mutex
+	head, tail *request // wait for a goroutine
+	waiters    int
+	run        func() // waiter
+}
+
+// maxWaiters bounds the goroutines that wait for the medium, as package scsi's.
+const maxWaiters = 64
+
+// request is one IO on its way.
+type request struct {
+	op   aio.Op
+	io   *backing.IO
+	next *request
+	got  int  // bytes that AIO has read
+	held bool // it has the read lock of direct.edges
+}
+
+// newStarter returns nil and why if there is no AIO for the file.
+func newStarter(s *Store) (*starter, error) {
+	a := &starter{s: s}
+	a.run = a.waiter
+	a.requests.New = func() any {
+		r := new(request)
+		r.op.Owner = r
+		return r
+	}
+	var err error
+	if a.q, err = aio.New(int(s.f.Fd()), a.ended); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Starter is there for direct stores where the kernel has AIO.
+func (s *Store) Starter() backing.Starter {
+	if s.starter == nil {
+		return nil
+	}
+	return s.starter
+}
+
+// Start implements backing.Starter.
+func (a *starter) Start(ios []*backing.IO) {
+	s := a.s
+	var ops [64]*aio.Op
+	n := 0
+	for _, io := range ios {
+		r := a.begin(io)
+		if r == nil {
+			continue
+		}
+		if len(ios) == 1 && s.gate.n.Load() == 1 {
+			// Nothing else is under way: a goroutine that waits in the call itself is
+			// woken by the medium at once, and not by way of the poller.
+			a.wait(r)
+			return
+		}
+		ops[n] = &r.op
+		if n++; n == len(ops) {
+			a.q.Submit(ops[:n])
+			n = 0
+		}
+	}
+	if n > 0 {
+		a.q.Submit(ops[:n])
+	}
+}
+
+// begin lets an IO in. It returns a request for AIO, or nil if the IO has ended
+// or goes another way.
+func (a *starter) begin(io *backing.IO) *request {
+	s := a.s
+	var err error
+	if io.Ctx != nil {
+		err = io.Ctx.Err()
+	}
+	if err == nil {
+		err = s.enter(io.Off, int64(len(io.P)), io.Write)
+	}
+	if err != nil {
+		io.Done.IODone(io, err)
+		return nil
+	}
+	r := a.requests.Get().(*request)
+	r.io = io
+	d := s.direct
+	switch {
+	case len(io.P) == 0:
+		a.end(r, nil)
+		return nil
+	case !d.wholeBlocks(io.Off, int64(len(io.P))) || !d.aligned(io.P),
+		io.Write && (s.opt.Sync || !d.edges.TryRLock()):
+		a.wait(r)
+		return nil
+	}
+	r.held = io.Write
+	r.op.Buf, r.op.Off, r.op.Write = io.P, io.Off, io.Write
+	return r
+}
+
+// ended sees to what AIO is done with.
+func (a *starter) ended(ops []*aio.Op) {
+	for _, op := range ops {
+		r := op.Owner.(*request)
+		switch {
+		case op.Err == 0 && op.N == len(op.Buf):
+			a.end(r, nil)
+		case op.Err == 0, op.Err == syscall.EAGAIN, op.Err == syscall.EINTR, unsupported(op.Err):
+			// A part, or nothing: a call that waits does the rest, and finds out why.
+			if !op.Write {
+				r.got = op.N
+			}
+			a.wait(r)
+		case op.Write:
+			a.end(r, a.s.ioError("write", op.Off, op.Err))
+		default:
+			a.end(r, a.s.ioError("read", op.Off, op.Err))
+		}
+	}
+}
+
+// end tells the end of an IO.
+func (a *starter) end(r *request, err error) {
+	io := r.io
+	a.unlock(r)
+	r.io, r.got, r.op.Buf = nil, 0, nil
+	a.requests.Put(r)
+	a.s.gate.leave()
+	io.Done.IODone(io, err)
+}
+
+func (a *starter) unlock(r *request) {
+	if r.held {
+		r.held = false
+		a.s.direct.edges.RUnlock()
+	}
+}
+
+// wait has a goroutine carry the request out.
+func (a *starter) wait(r *request) {
+	// The whole of it is written again, which takes the lock.
+	a.unlock(r)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r.next = nil
+	if a.tail != nil {
+		a.tail.next = r
+	} else {
+		a.head = r
+	}
+	a.tail = r
+	if a.waiters < maxWaiters {
+		a.waiters++
+		go a.run()
+	}
+}
+
+// waiter carries requests out until there are none.
+func (a *starter) waiter() {
+	for {
+		a.mu.Lock()
+		r := a.head
+		if r == nil {
+			a.waiters--
+			a.mu.Unlock()
+			return
+		}
+		if a.head = r.next; a.head == nil {
+			a.tail = nil
+		}
+		a.mu.Unlock()
+		a.end(r, a.carryOut(r))
+	}
+}
+
+func (a *starter) carryOut(r *request) error {
+	io := r.io
+	if io.Ctx != nil {
+		if err := io.Ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if io.Write {
+		return a.s.put(io.P, io.Off, false)
+	}
+	return a.s.directRead(io.P[r.got:], io.Off+int64(r.got))
+}

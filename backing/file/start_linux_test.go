@@ -1,0 +1,346 @@
+package file_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"blockgate/backing"
+	"blockgate/backing/file"
+	"blockgate/backing/storetest"
+	"blockgate/internal/aio"
+)
+
+// started is a store whose reads and writes all go by its Starter, in pieces that
+// are begun together: one that is alone goes another way.
+type started struct {
+	*file.Store
+	starter backing.Starter
+	piece   int
+}
+
+func (s started) ReadAt(ctx context.Context, p []byte, off int64) error {
+	return s.do(ctx, p, off, false)
+}
+
+func (s started) WriteAt(ctx context.Context, p []byte, off int64) error {
+	return s.do(ctx, p, off, true)
+}
+
+func (s started) do(ctx context.Context, p []byte, off int64, write bool) error {
+	var b batch
+	for {
+		n := min(s.piece, len(p))
+		b.add(&backing.IO{Ctx: ctx, P: p[:n], Off: off, Write: write})
+		if p, off = p[n:], off+int64(n); len(p) == 0 {
+			break
+		}
+	}
+	// Twice the same, so that none is alone.
+	b.add(&backing.IO{Ctx: ctx, P: nil, Off: 0, Write: write})
+	return b.run(s.starter)
+}
+
+// batch is some IOs that are begun together.
+type batch struct {
+	ios  []*backing.IO
+	want sync.WaitGroup
+
+	mu   sync.Mutex
+	errs map[*backing.IO]error
+	more int // ends beyond the first
+}
+
+func (b *batch) add(io *backing.IO) {
+	io.Done = b
+	b.ios = append(b.ios, io)
+}
+
+// run returns the first error in the order of the IOs.
+func (b *batch) run(s backing.Starter) error {
+	b.errs = map[*backing.IO]error{}
+	b.want.Add(len(b.ios))
+	s.Start(b.ios)
+	b.want.Wait()
+	for _, io := range b.ios {
+		if err := b.errs[io]; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *batch) IODone(io *backing.IO, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, twice := b.errs[io]; twice {
+		b.more++
+	}
+	b.errs[io] = err
+	b.want.Done()
+}
+
+// createDirect makes a direct store that has AIO. The space is there: what would
+// have to be allocated is written by a goroutine that waits.
+func createDirect(t testing.TB, size int64) backing.Store {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.img")
+	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := file.Open(t.Context(), path, backing.OpenOptions{Direct: true})
+	if errors.Is(err, backing.ErrNotSupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if backing.StarterOf(s) == nil {
+		s.Close()
+		t.Skip("no AIO here")
+	}
+	return s
+}
+
+func TestStarterConformance(t *testing.T) {
+	for name, piece := range map[string]int{"Blocks": 4096, "Odd": 70_000} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, func(t *testing.T) backing.Store {
+				s := createDirect(t, storetest.Size)
+				return started{s.(*file.Store), backing.StarterOf(s), piece}
+			})
+		})
+	}
+}
+
+func TestNoStarter(t *testing.T) {
+	s, _ := create(t, 1<<20, backing.OpenOptions{})
+	defer s.Close()
+	if backing.StarterOf(s) != nil {
+		t.Error("a store with the page cache has a Starter, whose calls would wait")
+	}
+	// A file system that cannot begin a read without waiting has direct stores all
+	// the same.
+	path := sparse(t, filepath.Join(tmpfs(t, "4m"), "disk.img"), 1<<20)
+	d, err := file.Open(t.Context(), path, backing.OpenOptions{Direct: true})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer d.Close()
+	if backing.StarterOf(d) != nil {
+		t.Skip("this tmpfs can")
+	}
+	if err := d.WriteAt(t.Context(), make([]byte, 4096), 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// blocks is aligned memory.
+func blocks(n int) []byte {
+	p := make([]byte, n+4096)
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(p))) % 4096
+	return p[skip:][:n]
+}
+
+type faults struct {
+	submit func(n int) (int, syscall.Errno)
+	result func(op *aio.Op, res int64) int64
+}
+
+func (f faults) Submit(n int) (int, syscall.Errno) {
+	if f.submit == nil {
+		return n, 0
+	}
+	return f.submit(n)
+}
+
+func (f faults) Result(op *aio.Op, res int64) int64 {
+	if f.result == nil {
+		return res
+	}
+	return f.result(op, res)
+}
+
+// What the kernel did not do, or only in part, is done all the same.
+func TestStarterGoesOn(t *testing.T) {
+	var n atomic.Int64
+	for name, f := range map[string]faults{
+		"short": {result: func(op *aio.Op, res int64) int64 { return res / 8192 * 4096 }},
+		"short by bytes": {result: func(op *aio.Op, res int64) int64 {
+			if op.Write {
+				return res
+			}
+			return max(res-100, 0)
+		}},
+		"nothing": {result: func(*aio.Op, int64) int64 { return 0 }},
+		"would have to wait": {result: func(_ *aio.Op, res int64) int64 {
+			if n.Add(1)%2 == 0 {
+				return -int64(syscall.EAGAIN)
+			}
+			return res
+		}},
+		"interrupted":   {result: func(*aio.Op, int64) int64 { return -int64(syscall.EINTR) }},
+		"not so":        {result: func(*aio.Op, int64) int64 { return -int64(syscall.EOPNOTSUPP) }},
+		"no room":       {submit: refuseAfterFirst(syscall.EAGAIN)},
+		"one at a time": {submit: func(int) (int, syscall.Errno) { return 1, 0 }},
+		"not any more":  {submit: refuseAfterFirst(syscall.ENOSYS)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := createDirect(t, 1<<20)
+			defer s.Close()
+			if _, err := file.SetFaults(s, f); err != nil {
+				t.Fatal(err)
+			}
+			d := started{s.(*file.Store), backing.StarterOf(s), 16 << 10}
+			want := blocks(256 << 10)
+			for i := range want {
+				want[i] = byte(i / 1000)
+			}
+			if err := d.WriteAt(t.Context(), want, 64<<10); err != nil {
+				t.Fatal(err)
+			}
+			got := blocks(len(want))
+			if err := d.ReadAt(t.Context(), got, 64<<10); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Error("what was read is not what was written")
+			}
+			clear(got)
+			if err := s.ReadAt(t.Context(), got, 64<<10); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("ReadAt does not find it: %v", err)
+			}
+		})
+	}
+}
+
+// refuseAfterFirst lets the first request through, which asks whether there is AIO.
+func refuseAfterFirst(errno syscall.Errno) func(int) (int, syscall.Errno) {
+	var calls atomic.Int64
+	return func(n int) (int, syscall.Errno) {
+		if calls.Add(1) == 1 {
+			return n, 0
+		}
+		return 0, errno
+	}
+}
+
+func TestStarterErrors(t *testing.T) {
+	for _, tc := range []struct {
+		errno syscall.Errno
+		want  error
+	}{
+		{syscall.EIO, syscall.EIO},
+		{syscall.ENOSPC, backing.ErrNoSpace},
+		{syscall.EROFS, backing.ErrReadOnly},
+	} {
+		s := createDirect(t, 1<<20)
+		if _, err := file.SetFaults(s, faults{result: func(op *aio.Op, res int64) int64 {
+			if op.Off == 8192 {
+				return -int64(tc.errno)
+			}
+			return res
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, write := range []bool{false, true} {
+			var b batch
+			for i := range 4 {
+				b.add(&backing.IO{P: blocks(4096), Off: int64(i) * 4096, Write: write})
+			}
+			err := b.run(backing.StarterOf(s))
+			if !errors.Is(err, tc.want) || !errors.Is(err, tc.errno) {
+				t.Errorf("%v: %v, want %v", tc.errno, err, tc.want)
+			}
+			for i, io := range b.ios {
+				if (b.errs[io] != nil) != (i == 2) {
+					t.Errorf("%v: request %d: %v", tc.errno, i, b.errs[io])
+				}
+			}
+		}
+		if err := s.WriteAt(t.Context(), blocks(4096), 8192); err != nil {
+			t.Errorf("after %v: %v", tc.errno, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A file that has become shorter under the store is no zeroes.
+func TestStarterShrunk(t *testing.T) {
+	s := createDirect(t, 1<<20)
+	defer s.Close()
+	if err := os.Truncate(backing.InfoOf(s).Location, 1<<19); err != nil {
+		t.Fatal(err)
+	}
+	var b batch
+	b.add(&backing.IO{P: blocks(4096), Off: 0})
+	b.add(&backing.IO{P: blocks(4096), Off: 1<<20 - 4096})
+	if err := b.run(backing.StarterOf(s)); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%v, want io.ErrUnexpectedEOF", err)
+	}
+}
+
+// Close with requests under way: each ends once, and the descriptors go.
+func TestStarterClose(t *testing.T) {
+	before := descriptors(t)
+	for range 10 {
+		s := createDirect(t, 1<<20)
+		st := backing.StarterOf(s)
+		var loaders sync.WaitGroup
+		begun := make(chan struct{}, 8)
+		for g := range 4 {
+			loaders.Go(func() {
+				for k := 0; ; k++ {
+					var b batch
+					for i := range 16 {
+						b.add(&backing.IO{P: blocks(4096), Off: int64(i) * 8192, Write: g%2 == 0})
+					}
+					err := b.run(st)
+					if b.more != 0 {
+						t.Error("a request ended twice")
+					}
+					if k == 1 {
+						begun <- struct{}{}
+					}
+					if errors.Is(err, backing.ErrClosed) {
+						return
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		for range 4 {
+			<-begun
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		loaders.Wait()
+	}
+	for descriptors(t) > before {
+		runtime.Gosched()
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
