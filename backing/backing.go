@@ -67,6 +67,9 @@ type Info struct {
 	OptimalIO     int  // bytes; 0 if unknown
 	Rotational    bool // spinning medium
 	Thin          bool // unallocated ranges cost no space
+	// DirectIO is how a store that was opened with Direct waits for its medium:
+	// "aio", or "threads" and why. Empty for others.
+	DirectIO string
 	// LockedBy is who has the engine's lock on the store, in words: "this gateway",
 	// another one's address. Empty if nobody is known to, or the engine keeps no
 	// locks. It changes while the store is open.

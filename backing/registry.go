@@ -19,6 +19,7 @@ type OpenOptions struct {
 	Create     bool
 	CreateSize int64
 	Direct     bool // bypass the page cache (O_DIRECT) where the engine knows one
+	NoAIO      bool // Direct without Linux AIO: a thread waits for each call
 	Sync       bool // every write is durable when it returns (O_DSYNC)
 	// Exclusive takes a lock that keeps a second gateway (or a second open by
 	// this one) from writing to the same store; ErrBusy if it is taken.

@@ -36,9 +36,12 @@ type Completer interface {
 // Layers do not forward it: who wants to see each call is given ReadAt and WriteAt.
 type Starter interface {
 	// Start begins all of ios, together if the store can. It does not wait for a
-	// medium or for a peer, also if they are more than the store has room for:
-	// the rest waits in the store. The slice is the caller's when it returns.
+	// medium or for a peer, also if they are more than Depth: the rest waits in the
+	// store. The slice is the caller's when it returns.
 	Start(ios []*IO)
+	// Depth is how many the store has under way at the same time; it is fixed.
+	// More than that are better kept where they can still be taken back.
+	Depth() int
 }
 
 // StarterOf is the store's Starter, or nil if it begins nothing by itself, which

@@ -29,6 +29,7 @@ type VolumeConfig struct {
 	Size   int64
 	// ReadOnly opens the store so; Unit.ReadOnly only write-protects the unit.
 	ReadOnly, Direct, Sync bool
+	NoAIO                  bool // see backing.OpenOptions
 	// IgnorePartialBlock serves the whole blocks of a store whose size is no
 	// multiple of the block size, and never touches what is over. Without it such a
 	// store is a *PartialBlockError.
@@ -234,7 +235,7 @@ func (g *Gateway) openStore(ctx context.Context, cfg VolumeConfig) (backing.Stor
 	opt := backing.OpenOptions{
 		Logger:   g.log,
 		ReadOnly: cfg.ReadOnly, Create: cfg.Create, CreateSize: cfg.Size,
-		Direct: cfg.Direct, Sync: cfg.Sync, Exclusive: true, Stall: engineLimit(cfg.Unit.Stall),
+		Direct: cfg.Direct, NoAIO: cfg.NoAIO, Sync: cfg.Sync, Exclusive: true, Stall: engineLimit(cfg.Unit.Stall),
 	}
 	s, err := g.cfg.Engines.Open(ctx, cfg.URL, opt)
 	if !cfg.IgnorePartialBlock || !errors.Is(err, backing.ErrSizeMismatch) {
@@ -386,7 +387,7 @@ func (g *Gateway) UpdateVolume(ctx context.Context, cfg VolumeConfig) error {
 
 // storeDiffers: the store has to be opened anew.
 func storeDiffers(a, b VolumeConfig) bool {
-	return a.URL != b.URL || a.Store != b.Store || a.ReadOnly != b.ReadOnly || a.Direct != b.Direct || a.Sync != b.Sync ||
+	return a.URL != b.URL || a.Store != b.Store || a.ReadOnly != b.ReadOnly || a.Direct != b.Direct || a.NoAIO != b.NoAIO || a.Sync != b.Sync ||
 		!slices.EqualFunc(a.Layers, b.Layers, func(x, y Layer) bool { return reflect.DeepEqual(x, y) })
 }
 

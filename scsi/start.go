@@ -49,6 +49,7 @@ type taskIO struct {
 	backing.IO
 	t      *Task
 	access Access
+	alone  [1]*backing.IO
 }
 
 // begins has the store carry the command out, if it is one that the store can
@@ -59,19 +60,27 @@ func (t *Task) begins() bool {
 		return false
 	}
 	u.mu.Lock()
-	if t.state.Load()&flagAborted != 0 {
+	switch {
+	case t.state.Load()&flagAborted != 0:
 		u.mu.Unlock()
 		t.finish()
 		return true
+	case u.begun >= u.caps.depth:
+		// The store has its fill. What waits for a worker can be taken back.
+		u.mu.Unlock()
+		t.io.IO = backing.IO{}
+		return false
 	}
+	t.set.begun = true
+	u.begun++
 	u.enterLocked(t)
 	u.mu.Unlock()
 	if t.Batch != nil {
 		t.Batch.add(t)
 		return true
 	}
-	one := [1]*backing.IO{&t.io.IO}
-	u.caps.starter.Start(one[:])
+	t.io.alone[0] = &t.io.IO
+	u.caps.starter.Start(t.io.alone[:])
 	return true
 }
 

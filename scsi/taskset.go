@@ -71,6 +71,7 @@ type setEntry struct {
 	// See stall.go.
 	began     time.Duration // clock when it was given to the store, or began to wait
 	inside    bool          // counted in stallWatch.inside
+	begun     bool          // counted in Unit.begun
 	answering bool          // Transport.Answer is under way: who calls it delivers
 	over      bool          // the store has let go meanwhile
 	gaveUp    bool          // the store came back without having answered
@@ -168,6 +169,10 @@ func (u *Unit) unlinkLocked(t *Task) {
 	if t.set.inside {
 		t.set.inside = false
 		u.stall.inside--
+	}
+	if t.set.begun {
+		t.set.begun = false
+		u.begun--
 	}
 	if t.set.counted {
 		t.set.counted = false

@@ -150,6 +150,7 @@ type capabilities struct {
 	lender     backing.Lender
 	mapped     backing.MappedLender
 	starter    backing.Starter
+	depth      int // of starter
 }
 
 // Unit is a logical unit with its device server and task set. It may be mapped at
@@ -185,6 +186,7 @@ type Unit struct {
 	mu          sync.Mutex
 	head, tail  *Task // the task set, oldest first
 	ntasks      int
+	begun       int // tasks that the store carries out by itself
 	nblocked    int
 	ordering    int // ORDERED and HEAD OF QUEUE tasks in the set
 	seq         uint64
@@ -474,6 +476,8 @@ func findCapabilities(s backing.Store) (c capabilities) {
 	c.usager, _ = backing.As[backing.Usager](s)
 	c.lender, _ = backing.As[backing.Lender](s)
 	c.mapped, _ = backing.As[backing.MappedLender](s)
-	c.starter = backing.StarterOf(s)
+	if c.starter = backing.StarterOf(s); c.starter != nil {
+		c.depth = c.starter.Depth()
+	}
 	return c
 }

@@ -24,6 +24,7 @@ var layers = []struct {
 	{"internal/bufpool", 0},
 	{"internal/crc32c", 0},
 	{"internal/budget", 0},
+	{"internal/aio", 1},
 	{"internal/conndrive", 1},
 	{"internal/connset", 2},
 	{"internal/rangelock", 1},

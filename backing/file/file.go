@@ -168,18 +168,19 @@ func attach(f *os.File, path string, o backing.OpenOptions, created bool) (*Stor
 	}
 	s := &Store{f: f, h: handleOf(f), path: path, opt: o, geo: probe(f, fi, o)}
 	s.gate.release = s.release
+	directIO := ""
 	s.size.Store(size)
 	if o.Direct {
 		if s.direct, err = newDirect(s.geo, path, size); err != nil {
 			return nil, err
 		}
-		s.starter, _ = newStarter(s)
+		directIO = s.startDirect()
 	}
 	s.caps = s.capabilities()
 	s.info = backing.Info{
 		Engine: "file", Location: path, ReadOnly: o.ReadOnly,
 		PhysicalBlock: s.geo.physical, OptimalIO: s.geo.optimal, Rotational: s.geo.rotational,
-		Thin:               !device && s.geo.punch,
+		Thin: !device && s.geo.punch, DirectIO: directIO,
 		DiscardGranularity: s.geo.granularity, DiscardAlignment: s.geo.alignment,
 	}
 	return s, nil

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"fmt"
 	"sync"
 	"syscall"
 
@@ -32,6 +33,19 @@ type request struct {
 	next *request
 	got  int  // bytes that AIO has read
 	held bool // it has the read lock of direct.edges
+}
+
+// startDirect readies AIO for a direct store, and says for Info what came of it.
+func (s *Store) startDirect() string {
+	if s.opt.NoAIO {
+		return "threads"
+	}
+	a, err := newStarter(s)
+	if err != nil {
+		return fmt.Sprintf("threads (%v)", err)
+	}
+	s.starter = a
+	return "aio"
 }
 
 // newStarter returns nil and why if there is no AIO for the file.
@@ -84,6 +98,9 @@ func (a *starter) Start(ios []*backing.IO) {
 		a.q.Submit(ops[:n])
 	}
 }
+
+// Depth implements backing.Starter.
+func (a *starter) Depth() int { return aio.Depth }
 
 // begin lets an IO in. It returns a request for AIO, or nil if the IO has ended
 // or goes another way.

@@ -344,3 +344,25 @@ func descriptors(t *testing.T) int {
 	}
 	return len(d)
 }
+
+func TestDirectIOIsTold(t *testing.T) {
+	s := createDirect(t, 1<<20)
+	defer s.Close()
+	if got := backing.InfoOf(s).DirectIO; got != "aio" {
+		t.Errorf("DirectIO = %q", got)
+	}
+	path := backing.InfoOf(s).Location
+	off := open(t, path, backing.OpenOptions{Direct: true, NoAIO: true})
+	defer off.Close()
+	if got := backing.InfoOf(off).DirectIO; got != "threads" || backing.StarterOf(off) != nil {
+		t.Errorf("with NoAIO: DirectIO = %q, Starter %v", got, backing.StarterOf(off))
+	}
+	if err := off.WriteAt(t.Context(), blocks(4096), 0); err != nil {
+		t.Error(err)
+	}
+	b := open(t, path, backing.OpenOptions{})
+	defer b.Close()
+	if got := backing.InfoOf(b).DirectIO; got != "" {
+		t.Errorf("without Direct: DirectIO = %q", got)
+	}
+}

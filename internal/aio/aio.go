@@ -45,4 +45,4 @@ type Faults interface {
 
 // Depth bounds how many requests of one queue the kernel has. What does not fit
 // waits in the queue.
-const Depth = 128
+const Depth = 256

@@ -69,6 +69,7 @@ is made, sparse; what exists is never cut or overwritten.`,
 	f.BoolVar(&v.Unit.Removable, "removable", false, "a disk that initiators may eject")
 	f.BoolVar(&cd, "cd", false, "a CD or DVD drive with an ISO image in it")
 	f.BoolVar(&v.Direct, "direct", false, "bypass the page cache")
+	f.BoolVar(&v.NoAIO, "no-aio", false, "with --direct: a thread for each call, without Linux AIO")
 	f.BoolVar(&v.Sync, "sync", false, "make every write durable before it is answered")
 	stallFlag(c, &v.Stall)
 	partialBlockFlag(c, &v.PartialBlock)

@@ -26,7 +26,7 @@ func (d *Daemon) volumeConfig(v state.Volume, create bool) (gateway.VolumeConfig
 	}
 	u := v.Unit
 	c := gateway.VolumeConfig{
-		Name: v.Name, URL: v.URL, ReadOnly: v.ReadOnly, Direct: v.Direct, Sync: v.Sync,
+		Name: v.Name, URL: v.URL, ReadOnly: v.ReadOnly, Direct: v.Direct, NoAIO: v.NoAIO, Sync: v.Sync,
 		IgnorePartialBlock: v.PartialBlock == "ignore",
 		Unit: scsi.UnitConfig{
 			BlockSize: v.BlockSize, LowestAligned: u.LowestAligned,

@@ -74,7 +74,7 @@ func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], exports
 	out := v1.Volume{Volume: v.Value, Revision: v.Revision, Status: v1.VolumeStatus{
 		State: v1.Online, Engine: i.Store.Engine, Location: i.Store.Location, Size: i.Size, BlockSize: v.Value.BlockSize,
 		ReadOnly: i.ReadOnly, Thin: i.Thin, SWP: i.WriteProtected, PreventRemoval: i.Locked, Busy: i.Busy,
-		LockedBy: i.Store.LockedBy,
+		LockedBy: i.Store.LockedBy, DirectIO: i.Store.DirectIO,
 		UsedBy:   s.UsersOf(v.Value.Name),
 		Exports:  exports,
 	}}

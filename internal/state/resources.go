@@ -19,6 +19,8 @@ type Volume struct {
 	ReadOnly  bool  `json:"readOnly,omitempty"`
 	Direct    bool  `json:"direct,omitempty"`
 	Sync      bool  `json:"sync,omitempty"`
+	// NoAIO has a thread wait for each call of a direct volume, and uses no Linux AIO.
+	NoAIO bool `json:"noAIO,omitempty"`
 	// PartialBlock is what becomes of a store whose size is no multiple of the block
 	// size: it is refused (""), or with "ignore" its whole blocks are served, as tgt
 	// does. What is over is never written.

@@ -113,6 +113,14 @@ type Session interface {
 	Close()
 }
 
+// Beginner is a Session that may leave requests to be begun together.
+type Beginner interface {
+	Session
+	// Begin follows Submit of the requests that have arrived together, on the same
+	// goroutine: what they left is begun now. It must not block.
+	Begin()
+}
+
 // Request is a request on its way through a Session. The server owns the object
 // and uses it again.
 type Request struct {

@@ -64,7 +64,8 @@ type machineConfig struct {
 // is sent. Between are Submit, which may end it at once, and Done, from anywhere.
 type machine struct {
 	machineConfig
-	born time.Time
+	born     time.Time
+	beginner Beginner // the session, if it is one
 
 	rx    rx
 	loans loans
@@ -119,6 +120,7 @@ func newMachine(cfg machineConfig) *machine {
 	m := &machine{machineConfig: cfg, born: time.Now(), feeding: true}
 	m.room.L = &m.mu
 	m.rx.want = -1
+	m.beginner, _ = cfg.Session.(Beginner)
 	return m
 }
 

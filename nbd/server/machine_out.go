@@ -109,6 +109,9 @@ func (r *Request) Answer(e nbd.Errno, message string) {
 
 // EndFeed implements conndrive.Machine.
 func (m *machine) EndFeed() (send bool) {
+	if m.beginner != nil {
+		m.beginner.Begin()
+	}
 	ahead := m.rx.room.ahead
 	m.rx.room.ahead = 0
 	m.mu.Lock()

@@ -107,10 +107,16 @@ type unitSession struct {
 	unit   atomic.Pointer[scsi.Unit]
 	ctx    context.Context
 	cancel context.CancelFunc
+	batch  scsi.Batch // of the goroutine that calls Submit
 
 	mu     sync.Mutex // Admit is called by one goroutine at a time
 	closed bool
 }
+
+var _ Beginner = (*unitSession)(nil)
+
+// Begin implements Beginner.
+func (s *unitSession) Begin() { s.batch.Start() }
 
 // Size implements Session.
 func (s *unitSession) Size() uint64 {

@@ -143,6 +143,10 @@ func (t *unitTask) start() bool {
 		t.used = true
 		t.task.CDB, t.task.MaxIn, t.task.MaxOut = t.cdb[:], t.in, int64(len(t.out))
 		t.task.Attr, t.task.Transport, t.task.Loans, t.task.Mapped = scsi.Simple, t, t.loans, true
+		t.task.Batch = nil
+		if t.wait == nil {
+			t.task.Batch = &t.s.batch
+		}
 		if t.cdb[0] == opUnmap {
 			t.task.CDB = t.cdb[:10]
 		}

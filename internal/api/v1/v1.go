@@ -51,6 +51,9 @@ type VolumeStatus struct {
 	// LockedBy is who has the engine's lock on the store, as far as is known: "this
 	// gateway", a sheep's address.
 	LockedBy string `json:"lockedBy,omitempty"`
+	// DirectIO is how a direct volume waits for its medium: "aio", or "threads" and
+	// why.
+	DirectIO string `json:"directIO,omitempty"`
 	// SWP: write protected by an initiator (control mode page).
 	SWP bool `json:"swp,omitempty"`
 	// PreventRemoval: an initiator prevents medium removal.
