@@ -85,7 +85,7 @@ type TargetConn struct {
 
 	nearly   atomic.Int32 // len(early)
 	queued   atomic.Int64 // cost of outq, see maxQueued; written under mu
-	dropped  atomic.Bool  // Drop was called: nothing more is acted on
+	dropped  atomic.Bool  // by Drop or SendFailed: nothing more is acted on or sent
 	rejected atomic.Int64 // when a rejected PDU was logged, Unix seconds
 
 	textMu sync.Mutex // taken before mu
@@ -363,7 +363,7 @@ const maxStage = 16 << 20
 
 // endLong runs when a long data segment, its padding and digest have arrived.
 func (c *TargetConn) endLong() error {
-	c.Settle()
+	_ = c.Settle()
 	r := &c.rx
 	dst, stage, cmd := r.dst, r.stage, r.cmd
 	r.dst, r.stage, r.cmd = nil, nil, nil

@@ -36,10 +36,10 @@ type loans struct {
 // with the transport what its vectors still hold, and what is queued behind it.
 // The transport calls it, on its goroutine, before it waits for the peer. It
 // must have cut the vectors that Gather gave to what is unsent, in place. It
-// also is scsi.Loans's.
-func (c *TargetConn) Settle() {
+// also is scsi.Loans's. After an error nothing more is sent.
+func (c *TargetConn) Settle() error {
 	if len(c.loans.cmds) == 0 {
-		return
+		return nil
 	}
 	err := c.tx.ownVectors()
 	for _, cmd := range c.loans.cmds[c.loans.first:] {
@@ -55,8 +55,9 @@ func (c *TargetConn) Settle() {
 	if err != nil {
 		// The response says that the data is there, and may be half sent. The
 		// initiator comes again, and is told then.
-		c.host.Abort(err.Error())
+		c.Drop(err.Error())
 	}
+	return err
 }
 
 // ownVectors copies what is lent and still in the batch.
@@ -93,6 +94,16 @@ func (c *TargetConn) distrust() {
 	for _, cmd := range c.loans.cmds[c.loans.first:] {
 		cmd.task.Distrust()
 	}
+}
+
+// dropLoans ends all loans; what they are of is not sent.
+func (c *TargetConn) dropLoans() {
+	for _, cmd := range c.loans.cmds[c.loans.first:] {
+		cmd.lent = false
+		cmd.task.In = nil
+		_ = cmd.task.Own() // there is nothing to copy
+	}
+	c.noLoans()
 }
 
 func (c *TargetConn) noLoans() {

@@ -106,6 +106,27 @@ func TestMappedLoanIsLost(t *testing.T) {
 	if s.out != 0 {
 		t.Errorf("%d loans are not returned", s.out)
 	}
+	if l.c.BeginSend() {
+		t.Error("more is to be sent")
+	}
+}
+
+// TestLostLoanIsNotSent: nor where it is not the transport that has to wait, but
+// another command wants to run.
+func TestLostLoanIsNotSent(t *testing.T) {
+	s := newUntouchable(t)
+	s.lost = errors.New("the file has become shorter")
+	l := newRig(t, rigOptions{stores: map[uint64]backing.Store{0: s}}).conns[0]
+	p := append(l.reads(2), l.wire(cmdPDU(2, 3, 0, []byte{0, 0, 0, 0, 0, 0}, 0, 0), nil)...)
+	if _, err := l.c.Feed(p); err == nil {
+		t.Error("the connection goes on")
+	}
+	if l.c.EndFeed() && l.c.Gather() != nil {
+		t.Error("what is lost is sent")
+	}
+	if s.out != 0 {
+		t.Errorf("%d loans are not returned", s.out)
+	}
 }
 
 // TestSystemRefusesMappedLoan: EFAULT from the system makes the store lend no
@@ -120,7 +141,11 @@ func TestSystemRefusesMappedLoan(t *testing.T) {
 		if !l.c.EndFeed() || l.c.Gather() == nil {
 			t.Fatal("nothing to send")
 		}
+		l.c.RequestLogout(0)
 		l.c.SendFailed(err)
+		if l.c.BeginSend() {
+			t.Errorf("%v: more is to be sent behind half of a PDU", err)
+		}
 		if s.distrusted != want || s.out != 0 {
 			t.Errorf("%v: %d loans were distrusted, want %d; %d are still out", err, s.distrusted, want, s.out)
 		}

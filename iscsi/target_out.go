@@ -173,7 +173,7 @@ func (c *TargetConn) WaitRoom() {
 func (c *TargetConn) BeginSend() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.sending || len(c.outq) == 0 {
+	if c.sending || len(c.outq) == 0 || c.dropped.Load() {
 		return false
 	}
 	c.sending = true
@@ -192,10 +192,16 @@ func (c *TargetConn) Progress() {
 // Gather returns the next batch of bytes to send, as vectors that stay valid and
 // unchanged until the next call, or nil when all is sent, which also ends the
 // right to send. Calling it means that the previous batch is with the transport.
+// On a connection that is dropped nothing is sent: what was begun may be
+// unfinished.
 func (c *TargetConn) Gather() [][]byte {
 	x := &c.tx
 	x.started.Store(0)
 	c.giveBack()
+	if c.dropped.Load() {
+		c.endSend()
+		return nil
+	}
 	x.takeBatch()
 	for {
 		if x.next == len(x.pending) {
@@ -258,7 +264,7 @@ func (c *TargetConn) giveBack() {
 			p := x.pending[end].pdu
 			after := p.after
 			p.after = nil
-			c.Settle() // it may wait
+			_ = c.Settle() // it may wait
 			after()
 		}
 	}
@@ -330,13 +336,20 @@ func (c *TargetConn) done(it *outItem) {
 }
 
 // SendFailed tells that the transport broke while it held a batch, and how. It
-// also ends the right to send.
+// also ends the right to send, for good: part of a PDU may be sent.
 func (c *TargetConn) SendFailed(err error) {
 	c.tx.started.Store(0)
+	c.dropped.Store(true)
 	if errors.Is(err, syscall.EFAULT) {
 		c.distrust()
+		_ = c.Settle() // which tells why, if it is so still
 	}
-	c.Settle()
+	c.endSend()
+}
+
+// endSend gives the right to send back though not all is sent, or will be.
+func (c *TargetConn) endSend() {
+	c.dropLoans()
 	c.mu.Lock()
 	c.tx.putBatch()
 	c.sending = false

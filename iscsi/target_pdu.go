@@ -30,7 +30,7 @@ func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest
 	op := h.Opcode()
 	lend := c.loans.mine && op == OpSCSICmd && h.Flags()&(FlagRead|FlagWrite) == FlagRead
 	if !lend {
-		c.Settle()
+		_ = c.Settle()
 	}
 	if op == OpDataOut {
 		return c.dataOut(h, data, stage, badDigest)
@@ -74,7 +74,7 @@ func (c *TargetConn) pdu(h *BHS, ahs, data []byte, stage *bufpool.Buf, badDigest
 	}
 	err := c.ordered(h, ahs, data, stage, true, lend)
 	if !h.Immediate() && c.sess.nheld.Load() > 0 {
-		c.Settle()
+		_ = c.Settle()
 		c.sess.release()
 	}
 	return err

@@ -196,7 +196,7 @@ func (l *link) drain() {
 			}
 		}
 		if l.takes > 0 {
-			l.c.Settle()
+			_ = l.c.Settle()
 			l.meanwhile()
 		}
 		for _, v := range iov {

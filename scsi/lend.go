@@ -16,8 +16,9 @@ import (
 type Loans interface {
 	// Settle ends every loan that the transport holds. The device server calls it
 	// in Task.Run, on the caller's goroutine, before it runs anything there that
-	// a loan could keep waiting.
-	Settle()
+	// a loan could keep waiting. An error is the transport's own affair, which it
+	// ends by.
+	Settle() error
 }
 
 // Lent reports that t.In lies in the store's memory, on loan.
@@ -114,6 +115,6 @@ func (t *Task) lends() bool {
 // that might wait for them.
 func (t *Task) settle() {
 	if t.Loans != nil {
-		t.Loans.Settle()
+		_ = t.Loans.Settle()
 	}
 }

@@ -76,11 +76,14 @@ type Machine interface {
 	Gather() [][]byte
 	// Settle is called before the sender waits for the peer: what the vectors hold
 	// of memory that must not be held up (loans of a store) must be copied, in
-	// place. A machine that takes no loans does nothing. Right to send only.
-	Settle()
+	// place. A machine that takes no loans does nothing. An error says that it
+	// cannot be copied: nothing more of the batch is sent, and SendFailed follows.
+	// Right to send only.
+	Settle() error
 	// SendFailed tells that the transport broke, and how (EFAULT: memory of the
-	// batch was not to be had), and ends the right to send. Nothing more will be
-	// sent.
+	// batch was not to be had), and ends the right to send. Part of a message may
+	// be with the peer, to whom the transport may still be open: from here on the
+	// machine has nothing to send.
 	SendFailed(err error)
 
 	// Progress tells that the peer takes what is sent, and Sending reports that a

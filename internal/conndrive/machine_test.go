@@ -187,7 +187,7 @@ func (e *echo) Gather() [][]byte {
 }
 
 // Settle copies what is unsent, and spoils the memory it was in.
-func (e *echo) Settle() {
+func (e *echo) Settle() error {
 	e.settled.Add(1)
 	for i, v := range e.batch {
 		if len(v) > 0 {
@@ -195,6 +195,7 @@ func (e *echo) Settle() {
 			clear(v)
 		}
 	}
+	return nil
 }
 
 func (e *echo) SendFailed(error) {

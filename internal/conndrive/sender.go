@@ -41,7 +41,9 @@ func (o *sender) send() error {
 // write hands a batch to the transport.
 func (o *sender) write() error {
 	if o.vec == nil {
-		o.c.m.Settle()
+		if err := o.c.m.Settle(); err != nil {
+			return err
+		}
 		return o.writePlain()
 	}
 	if o.writable == nil {
@@ -63,8 +65,8 @@ func (o *sender) writeNow(fd uintptr) bool {
 		case err == syscall.EINTR:
 			continue
 		case err == syscall.EAGAIN:
-			o.c.m.Settle()
-			return false
+			o.err = o.c.m.Settle()
+			return o.err != nil
 		case err != nil:
 			o.err = err
 			return true

@@ -55,7 +55,9 @@ func (c *conn) Abort(reason string) {
 	if reason != "" {
 		c.reason.CompareAndSwap(nil, &reason)
 	}
-	c.abortOnce.Do(func() { c.nc.Close() })
+	// Close waits until nobody is inside a system call on the socket, and who aborts
+	// may be there, or a send may wait for the medium of a page that it sends.
+	c.abortOnce.Do(func() { go c.nc.Close() })
 }
 
 // From implements connset.Conn.

@@ -60,7 +60,9 @@ func (c *conn) Abort(reason string) {
 		c.m.stop()
 	}
 	// Not by TLS: it would say good-bye to a peer that may read nothing.
-	c.abortOnce.Do(func() { c.raw.Close() })
+	// Close waits until nobody is inside a system call on the socket, and who aborts
+	// may be there, or a send may wait for the medium of a page that it sends.
+	c.abortOnce.Do(func() { go c.raw.Close() })
 }
 
 // From implements connset.Conn.

@@ -153,7 +153,8 @@ type Request struct {
 // Loans is the server's side of loans. Settle ends every loan that the connection
 // holds; it may be called by Submit before it does something on the caller's
 // goroutine that a loan could keep waiting.
-type Loans interface{ Settle() }
+// An error is its own affair, which it ends by.
+type Loans interface{ Settle() error }
 
 // MayLend returns the connection's Loans if the session may end this request
 // within Submit with In on loan, and nil if In has to be memory that nobody

@@ -293,7 +293,7 @@ func (m *machine) submit(r *Request) {
 		m.rx.room.writes += r.Length
 	}
 	if r.Type != nbd.CmdRead {
-		m.Settle()
+		_ = m.Settle()
 	}
 	m.Session.Submit(r)
 }

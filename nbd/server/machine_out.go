@@ -127,7 +127,7 @@ func (m *machine) EndFeed() (send bool) {
 func (m *machine) BeginSend() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.sending || len(m.outq) == 0 || m.closed {
+	if m.sending || len(m.outq) == 0 || m.closed || m.dropped.Load() {
 		return false
 	}
 	m.sending = true
@@ -139,10 +139,10 @@ func (m *machine) Gather() [][]byte {
 	x := &m.tx
 	m.sent()
 	m.mu.Lock()
-	if len(m.outq) == 0 || m.closed {
+	if len(m.outq) == 0 || m.closed || m.dropped.Load() {
 		m.sending = false
-		// Everything is sent, and with it what was lent. Only the reader's own send
-		// finds any, and the reader looks at them without the mutex.
+		// Everything is sent, and with it what was lent, or Closed ends that. Only the
+		// reader's own send finds any, and the reader looks at them without the mutex.
 		if len(m.loans.reqs) > 0 {
 			clear(m.loans.reqs)
 			m.loans.reqs, m.loans.bytes = m.loans.reqs[:0], 0
@@ -330,9 +330,9 @@ func (m *machine) bound(l []nbd.Extent, r *Request) []nbd.Extent {
 
 // Settle implements conndrive.Machine and Loans: it ends all loans by copying what
 // has not been sent.
-func (m *machine) Settle() {
+func (m *machine) Settle() error {
 	if len(m.loans.reqs) == 0 {
-		return
+		return nil
 	}
 	err := m.ownVectors()
 	for i, r := range m.loans.reqs {
@@ -347,8 +347,9 @@ func (m *machine) Settle() {
 	m.loans.reqs, m.loans.bytes = m.loans.reqs[:0], 0
 	if err != nil {
 		// The reply says that the data is there, and may be half sent.
-		m.Host.Abort(err.Error())
+		m.Drop(err.Error())
 	}
+	return err
 }
 
 // ownVectors copies what is lent and still in the batch.

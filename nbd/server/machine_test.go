@@ -284,11 +284,21 @@ func TestLostLoans(t *testing.T) {
 	if m.Gather() == nil {
 		t.Fatal("nothing to send")
 	}
-	m.Settle()
+	if err := m.Settle(); !errors.Is(err, s.lost) {
+		t.Errorf("what is lost is settled: %v", err)
+	}
 	if !strings.Contains(h.reason, s.lost.Error()) {
 		t.Errorf("the connection ends with %q", h.reason)
 	}
 	m.SendFailed(io.ErrClosedPipe)
+	m.Closed()
+	// Also where something else wants to run.
+	m, s, _ = newRig(nbd.Simple, 1<<30)
+	s.loan, s.lost = bytes.Repeat([]byte{7}, 4096), errors.New("the file has become shorter")
+	m.Feed(append(read(1, 0, 4096), nbd.Request{Type: nbd.CmdFlush, Cookie: 2}.Append(nil, nbd.Simple)...))
+	if m.EndFeed() && m.Gather() != nil {
+		t.Error("what is lost is sent")
+	}
 	m.Closed()
 	for err, want := range map[error]int{syscall.EFAULT: 2, io.ErrClosedPipe: 0} {
 		m, s, _ := newRig(nbd.Simple, 1<<30)
@@ -296,7 +306,12 @@ func TestLostLoans(t *testing.T) {
 		m.Feed(append(read(1, 0, 4096), read(2, 0, 4096)...))
 		m.EndFeed()
 		m.Gather()
+		m.Session.Submit(&Request{m: m, Request: nbd.Request{Type: nbd.CmdFlush}})
+		s.end(nbd.None)
 		m.SendFailed(err)
+		if m.BeginSend() {
+			t.Errorf("%v: more is to be sent behind half of a reply", err)
+		}
 		if s.distrusted != want || s.released != 2 {
 			t.Errorf("%v: %d distrusted, want %d; %d released", err, s.distrusted, want, s.released)
 		}
@@ -325,7 +340,7 @@ func TestLoans(t *testing.T) {
 			// The first reply is gone, half of the second.
 			v[0], v[1], v[2] = nil, nil, nil
 			v[3] = v[3][2048:]
-			m.Settle()
+			_ = m.Settle()
 			clear(s.loan)
 			if len(v[3]) != 2048 || v[3][0] != 7 {
 				t.Error("what was not sent has changed")
@@ -340,7 +355,7 @@ func TestLoans(t *testing.T) {
 		// Queued behind a batch, a loan becomes the request's own.
 		s.loan = bytes.Repeat([]byte{9}, 4096)
 		m.Feed(read(3, 0, 4096))
-		m.Settle()
+		_ = m.Settle()
 		clear(s.loan)
 		m.EndFeed()
 		if out := drain(m); len(out) != nbd.SimpleReplyLen+4096 || out[100] != 9 || s.kept != 1 {

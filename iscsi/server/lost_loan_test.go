@@ -1,0 +1,74 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	"blockgate/backing"
+	"blockgate/iscsi"
+)
+
+// cutOff is a store that lends what it cannot read again.
+type cutOff struct {
+	backing.Store
+	mem        []byte
+	out, asked atomic.Int64
+}
+
+var errCutOff = errors.New("the file has become shorter")
+
+func (s *cutOff) Prompt() bool { return false }
+
+func (s *cutOff) LendMapped(off, n int64) []byte {
+	s.out.Add(1)
+	return s.mem[off:][:n:n]
+}
+
+func (s *cutOff) ReturnMapped([]byte, int64) { s.out.Add(-1) }
+func (s *cutOff) Distrust()                  {}
+
+func (s *cutOff) CopyMapped([]byte, int64) error {
+	s.asked.Add(1)
+	return errCutOff
+}
+
+func (s *cutOff) ReadAt(context.Context, []byte, int64) error { return errCutOff }
+
+// TestLoanThatIsLostBehindAFullSocket: when a peer does not read, what is on loan
+// has to be copied, and if that cannot be done the connection ends there and then.
+func TestLoanThatIsLostBehindAFullSocket(t *testing.T) {
+	const size, n = 16 << 20, 16
+	s := &cutOff{Store: memory(t, size), mem: make([]byte, size)}
+	for i := range s.mem {
+		s.mem[i] = 0xa5
+	}
+	r := serve(t, options{stores: []backing.Store{s}})
+	slow := r.rawLogin("slow")
+	slow.MaxRecv(1 << 20)
+	var asks []byte
+	for i := range uint32(n) {
+		asks = slow.Encode(asks, command(i, 1+i, 0, rw10(0x28, i*(size/n/512), size/n/512), size/n, 0xc0), nil, nil)
+	}
+	if err := slow.SendBytes(asks); err != nil {
+		t.Fatal(err)
+	}
+	r.logs.wait(t, 1, "connection closed", errCutOff.Error())
+	for {
+		p, err := slow.Recv()
+		if err != nil {
+			break
+		}
+		if p.Opcode() == iscsi.OpDataIn && len(bytes.Trim(p.Data, "\xa5")) > 0 {
+			t.Fatal("what was lost is made up")
+		}
+	}
+	if s.asked.Load() == 0 {
+		t.Error("nothing had to be copied")
+	}
+	if n := s.out.Load(); n != 0 {
+		t.Errorf("%d loans are not returned", n)
+	}
+}
