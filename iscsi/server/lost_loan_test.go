@@ -11,8 +11,8 @@ import (
 	"blockgate/iscsi"
 )
 
-// cutOff is a store that lends what it cannot read again.
-type cutOff struct {
+// unreadable is a store that lends what it cannot read again.
+type unreadable struct {
 	backing.Store
 	mem        []byte
 	out, asked atomic.Int64
@@ -20,28 +20,28 @@ type cutOff struct {
 
 var errCutOff = errors.New("the file has become shorter")
 
-func (s *cutOff) Prompt() bool { return false }
+func (s *unreadable) Prompt() bool { return false }
 
-func (s *cutOff) LendMapped(off, n int64) []byte {
+func (s *unreadable) LendMapped(off, n int64) []byte {
 	s.out.Add(1)
 	return s.mem[off:][:n:n]
 }
 
-func (s *cutOff) ReturnMapped([]byte, int64) { s.out.Add(-1) }
-func (s *cutOff) Distrust()                  {}
+func (s *unreadable) ReturnMapped([]byte, int64) { s.out.Add(-1) }
+func (s *unreadable) Distrust()                  {}
 
-func (s *cutOff) CopyMapped([]byte, int64) error {
+func (s *unreadable) CopyMapped([]byte, int64) error {
 	s.asked.Add(1)
 	return errCutOff
 }
 
-func (s *cutOff) ReadAt(context.Context, []byte, int64) error { return errCutOff }
+func (s *unreadable) ReadAt(context.Context, []byte, int64) error { return errCutOff }
 
 // TestLoanThatIsLostBehindAFullSocket: when a peer does not read, what is on loan
 // has to be copied, and if that cannot be done the connection ends there and then.
 func TestLoanThatIsLostBehindAFullSocket(t *testing.T) {
 	const size, n = 16 << 20, 16
-	s := &cutOff{Store: memory(t, size), mem: make([]byte, size)}
+	s := &unreadable{Store: memory(t, size), mem: make([]byte, size)}
 	for i := range s.mem {
 		s.mem[i] = 0xa5
 	}
