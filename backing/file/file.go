@@ -288,6 +288,11 @@ func (s *Store) Refresh(context.Context) (int64, error) {
 	if s.direct != nil {
 		size -= size % s.direct.off
 	}
+	if size != s.Size() {
+		// What has grown may have holes.
+		s.lending.holing()
+		defer s.lending.holing()
+	}
 	s.size.Store(size)
 	return size, nil
 }

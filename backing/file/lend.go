@@ -128,7 +128,10 @@ func (s *Store) window(off, n int64) int {
 	}
 	place.slot.Store(int32(i) + 1)
 	if onward && l.whole() {
-		populate(l.w.bytes(i, 0, min(windowStride, s.Size()-index*windowStride)))
+		// A Refresh may have found the file shorter meanwhile.
+		if n := min(windowStride, s.Size()-index*windowStride); n > 0 {
+			populate(l.w.bytes(i, 0, n))
+		}
 	}
 	return i
 }

@@ -407,6 +407,61 @@ func TestFileIsCutOffWhileLent(t *testing.T) {
 	}
 }
 
+// A file that Refresh finds shorter while a stream goes on in it.
+func TestStreamThroughShrinkingFile(t *testing.T) {
+	s, path := lending(t, tmpfs(t, "16M"), 2, 8*mib)
+	fill(t, s)
+	s.ReturnMapped(borrow(t, s, mib, mib), mib) // the next window goes on from here
+	if err := os.Truncate(path, mib); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.(backing.Refresher).Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !file.Place(s, 2*mib, mib) {
+		t.Error("no window for what goes on")
+	}
+}
+
+// What a file has grown by behind the store's back may be holes, which are not
+// filled.
+func TestLoansAfterRefresh(t *testing.T) {
+	s, path := lending(t, tmpfs(t, "16M"), 4, 4*mib)
+	fill(t, s)
+	s.ReturnMapped(borrow(t, s, 0, mib), 0)
+	if err := os.Truncate(path, 8*mib); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.(backing.Refresher).Refresh(t.Context()); n != 8*mib || err != nil {
+		t.Fatal(n, err)
+	}
+	for off := int64(3 * mib); off < 8*mib; off += mib {
+		for range 8 {
+			if p := s.LendMapped(off, mib); p != nil {
+				if off >= 4*mib {
+					t.Fatalf("a hole at %d is lent", off)
+				}
+				s.ReturnMapped(p, off)
+			}
+		}
+	}
+	if u, err := s.Usage(t.Context()); err != nil || u.Used > 4*mib {
+		t.Errorf("%d bytes are used (%v)", u.Used, err)
+	}
+}
+
+// A closed file is let go of, also where another store just looks at the window
+// that once was its own.
+func TestCloseWhileLooked(t *testing.T) {
+	s, path := lending(t, tmpfs(t, "16M"), 2, 4*mib)
+	fill(t, s)
+	s.ReturnMapped(borrow(t, s, 0, mib), 0)
+	file.CloseWhileLooked(s)
+	if n := mapped(t, path); n != 0 {
+		t.Errorf("%d bytes of a closed file are mapped", n)
+	}
+}
+
 // What is mapped does not grow with the number of files or their size, and what
 // cannot be lent for want of windows is not.
 func TestWindowsAreBounded(t *testing.T) {

@@ -14,14 +14,21 @@ func reserve(n int) (unsafe.Pointer, error) {
 }
 
 // show maps a window's span of the file at off to the address p, in place of what
-// was there, whose page tables go with it.
+// was there, whose page tables go with it. It is mapped elsewhere first: kernels
+// before 6.12 take away what is there before they ask the file system, and if
+// that refuses then, as ext4 does once it is shut down, the addresses are anybody's.
 func show(p unsafe.Pointer, h handle, off int64) error {
-	_, err := unix.MmapPtr(int(h), off, p, windowSpan, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_FIXED)
-	if err == nil {
-		// No part of the disk in a dump of the process.
-		_ = unix.Madvise(unsafe.Slice((*byte)(p), windowSpan), unix.MADV_DONTDUMP)
+	q, err := unix.MmapPtr(int(h), off, nil, windowSpan, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
 	}
-	return err
+	// No part of the disk in a dump of the process.
+	_ = unix.Madvise(unsafe.Slice((*byte)(q), windowSpan), unix.MADV_DONTDUMP)
+	if _, err := unix.MremapPtr(q, windowSpan, p, windowSpan, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED); err != nil {
+		_ = unix.MunmapPtr(q, windowSpan)
+		return err
+	}
+	return nil
 }
 
 // hide leaves only the addresses of a window.

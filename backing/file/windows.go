@@ -1,6 +1,7 @@
 package file
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -116,13 +117,24 @@ func (w *Windows) done(p []byte) {
 // drop lets go of the store's file everywhere. Nothing of it is on loan.
 func (w *Windows) drop(s *Store) {
 	for i := range w.slots {
-		w.mu.Lock()
-		mine := w.slots[i].store == s && w.slots[i].loans.CompareAndSwap(0, -1)
-		w.mu.Unlock()
-		if mine {
-			w.clear(i)
+		for w.letGo(i, s) {
+			// Somebody else may be about to see in use that it is not theirs.
+			runtime.Gosched()
 		}
 	}
+}
+
+// letGo empties window i if it shows a file of s, and reports whether it does so
+// still.
+func (w *Windows) letGo(i int, s *Store) bool {
+	w.mu.Lock()
+	mine := w.slots[i].store == s
+	free := mine && w.slots[i].loans.CompareAndSwap(0, -1)
+	w.mu.Unlock()
+	if free {
+		w.clear(i)
+	}
+	return mine && !free
 }
 
 // clear empties window i, which is being changed, and gives it back.
