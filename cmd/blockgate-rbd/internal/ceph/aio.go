@@ -2,6 +2,7 @@ package ceph
 
 import (
 	"context"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -17,6 +18,7 @@ const maxInFlight = 256
 type slots struct {
 	done [maxInFlight]chan int64
 	free chan int
+	busy atomic.Int32 // how many are in use
 }
 
 func (s *slots) init() {
@@ -52,9 +54,18 @@ func (l *Lib) run(ctx context.Context, start func(completion uintptr) uintptr) (
 			return 0, ctx.Err()
 		}
 	}
-	defer func() { l.slots.free <- slot }()
+	// Who is alone waits inside the library: its thread then wakes this one, and
+	// not Go's scheduler, which has to find somebody to run it.
+	alone, done := l.slots.busy.Add(1) == 1, l.done
+	if alone {
+		done = 0
+	}
+	defer func() {
+		l.slots.busy.Add(-1)
+		l.slots.free <- slot
+	}()
 	var completion uintptr
-	if r, _, _ := purego.SyscallN(l.aioCreate, uintptr(slot), l.done, uintptr(unsafe.Pointer(&completion))); int32(r) < 0 {
+	if r, _, _ := purego.SyscallN(l.aioCreate, uintptr(slot), done, uintptr(unsafe.Pointer(&completion))); int32(r) < 0 {
 		return 0, syscall.Errno(-int32(r))
 	}
 	r := start(completion)
@@ -62,7 +73,14 @@ func (l *Lib) run(ctx context.Context, start func(completion uintptr) uintptr) (
 		purego.SyscallN(l.aioRelease, completion)
 		return 0, syscall.Errno(-int32(r))
 	}
-	result := <-l.slots.done[slot]
+	var result int64
+	if alone {
+		purego.SyscallN(l.aioWait, completion)
+		r, _, _ := purego.SyscallN(l.aioResult, completion)
+		result = int64(r)
+	} else {
+		result = <-l.slots.done[slot]
+	}
 	purego.SyscallN(l.aioRelease, completion)
 	if result < 0 {
 		return result, syscall.Errno(-result)

@@ -33,6 +33,7 @@ func (l *Lib) bind(rados, rbd uintptr) error {
 		"rbd_aio_create_completion": &l.aioCreate, "rbd_aio_read": &l.aioRead, "rbd_aio_write": &l.aioWrite,
 		"rbd_aio_write_zeroes": &l.aioZeroes, "rbd_aio_compare_and_write": &l.aioCompare,
 		"rbd_aio_flush": &l.aioFlush, "rbd_aio_get_return_value": &l.aioResult, "rbd_aio_release": &l.aioRelease,
+		"rbd_aio_wait_for_complete": &l.aioWait,
 	} {
 		p, err := find(name)
 		if err != nil {

@@ -68,7 +68,7 @@ type Lib struct {
 	SnapNamespaceType func(image uintptr, id uint64, t *int32) int32            `c:"rbd_snap_get_namespace_type"`
 
 	// The addresses of what is called for each I/O.
-	aioCreate, aioRead, aioWrite, aioZeroes, aioCompare, aioFlush, aioResult, aioRelease uintptr
+	aioCreate, aioRead, aioWrite, aioZeroes, aioCompare, aioFlush, aioResult, aioRelease, aioWait uintptr
 
 	done, changed, extent uintptr // our callbacks
 	pool
