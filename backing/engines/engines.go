@@ -12,16 +12,30 @@ import (
 	"blockgate/backing/sheepdog"
 )
 
-// mapped is how much of the files of one registry is shown in memory, in bytes,
-// to be lent.
-const mapped = 256 << 20
+// DefaultMapped is Options.Mapped unless something else is asked for.
+const DefaultMapped = 256 << 20
 
-// Default makes a registry with every engine of this repository. Each call
-// makes a new one, so that a program can add its own.
-func Default() *backing.Registry {
+// Options are what engines share among all stores of a registry.
+type Options struct {
+	// Mapped is how much of all files together may be mapped, to send long reads
+	// from there, in bytes. It is page cache, and counts in the resident size of
+	// the process. 0: nothing is.
+	Mapped int64
+}
+
+// Default makes a registry with every engine of this repository and the default
+// options. Each call makes a new one, so that a program can add its own.
+func Default() *backing.Registry { return New(Options{Mapped: DefaultMapped}) }
+
+// New makes a registry with every engine of this repository.
+func New(o Options) *backing.Registry {
 	r := new(backing.Registry)
 	r.Register("curve", curve.Open)
-	r.Register("file", file.Lending(file.NewWindows(mapped)))
+	if o.Mapped > 0 {
+		r.Register("file", file.Lending(file.NewWindows(o.Mapped)))
+	} else {
+		r.Register("file", file.Open)
+	}
 	for _, scheme := range nbd.Schemes() {
 		r.Register(scheme, nbd.Opener(scheme))
 	}

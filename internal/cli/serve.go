@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"blockgate/backing"
+	"blockgate/backing/engines"
 	"blockgate/internal/api/client"
 	v1 "blockgate/internal/api/v1"
 	"blockgate/internal/daemon"
@@ -25,8 +27,7 @@ import (
 // serveOptions are the flags of serve.
 type serveOptions struct {
 	size, chap, stateDir, name string
-	memory                     string
-	payload                    int64 // memory, in bytes
+	memory                     memoryFlags
 	stall, partialBlock        string
 	listen, nbd                []string
 	tls                        tlsFlags
@@ -86,7 +87,7 @@ in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on, with
 	partialBlockFlag(c, &o.partialBlock)
 	f.StringVar(&o.name, "name", "", "the target's iSCSI name (default made of this machine's name and the first store's)")
 	o.tls.add(c)
-	f.StringVar(&o.memory, "memory", "", memoryUsage)
+	o.memory.add(f)
 	f.StringVar(&o.stateDir, "state", "", "keep the setup in this directory")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what happens")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -98,34 +99,48 @@ in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on, with
 			// As a script's empty variable has it: not a wish for an open target.
 			return usage(cmd, "--chap has no user")
 		}
-		var err error
-		if o.payload, err = parseMemory(cmd, o.memory); err != nil {
+		var c daemon.Config
+		if err := o.memory.config(cmd, &c); err != nil {
 			return err
 		}
-		return a.serve(cmd.Context(), args, o)
+		return a.serve(cmd.Context(), args, o, c)
 	}
 	return c
 }
 
-const memoryUsage = "how much payload of all clients may be in memory (default 1G, at least 16M); RAM volumes do not count"
+// memoryFlags say how much memory a daemon may take.
+type memoryFlags struct{ payload, mapped string }
 
-// parseMemory is the value of --memory, 0 for the default.
-func parseMemory(cmd *cobra.Command, s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	n, err := backing.ParseSize(s)
-	if err == nil && n < 16<<20 {
-		err = fmt.Errorf("%s is not enough: 16M at least", s)
-	}
-	if err != nil {
-		return 0, usage(cmd, "--memory: %v", err)
-	}
-	return n, nil
+func (m *memoryFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&m.payload, "memory", "", "how much payload of all clients may be in memory (default 1G, at least 16M); RAM volumes do not count")
+	f.StringVar(&m.mapped, "mapped", "", "how much of files in the page cache may be mapped to send long reads from there (default 256M, 0 for nothing)")
 }
 
-// serve runs a daemon of its own, with what the command line says.
-func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error {
+// config puts them into the configuration of a daemon.
+func (m *memoryFlags) config(cmd *cobra.Command, c *daemon.Config) error {
+	if m.payload != "" {
+		n, err := backing.ParseSize(m.payload)
+		if err == nil && n < 16<<20 {
+			err = fmt.Errorf("%s is not enough: 16M at least", m.payload)
+		}
+		if err != nil {
+			return usage(cmd, "--memory: %v", err)
+		}
+		c.Memory = n
+	}
+	if m.mapped != "" {
+		n, err := backing.ParseSize(m.mapped)
+		if err != nil {
+			return usage(cmd, "--mapped: %v", err)
+		}
+		c.Engines = engines.New(engines.Options{Mapped: n})
+	}
+	return nil
+}
+
+// serve runs a daemon of its own, with what the command line says; c has the
+// memory it may take.
+func (a *app) serve(ctx context.Context, stores []string, o serveOptions, c daemon.Config) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -138,10 +153,9 @@ func (a *app) serve(ctx context.Context, stores []string, o serveOptions) error 
 	if o.verbose {
 		level = slog.LevelDebug
 	}
-	d, err := daemon.Start(ctx, daemon.Config{
-		Memory: o.payload, StateDir: o.stateDir, Socket: a.socket, Portals: s.portals, NBDPortals: s.nbdPortals, Logger: a.logger(level), Version: Version(),
-		Drain: 5 * time.Second, DelayReady: true,
-	})
+	c.StateDir, c.Socket, c.Portals, c.NBDPortals = o.stateDir, a.socket, s.portals, s.nbdPortals
+	c.Logger, c.Version, c.Drain, c.DelayReady = a.logger(level), Version(), 5*time.Second, true
+	d, err := daemon.Start(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -484,7 +498,8 @@ func (a *app) announce(ctx context.Context, w io.Writer, d *daemon.Daemon, s *se
 }
 
 func (a *app) daemonCommand() *cobra.Command {
-	var stateDir, memory string
+	var stateDir string
+	var memory memoryFlags
 	var listen, nbd []string
 	var verbose bool
 	c := &cobra.Command{
@@ -502,7 +517,7 @@ it at once.`,
 	f.StringVar(&stateDir, "state", "", "directory of the state (default $BLOCKGATE_STATE, or "+shown(a.defaultState())+")")
 	f.StringArrayVar(&listen, "listen", nil, "listen here too, for this start only (see: blockgate portal add)")
 	f.StringArrayVar(&nbd, "nbd", nil, "serve NBD here too, for this start only (see: blockgate nbd listen)")
-	f.StringVar(&memory, "memory", "", memoryUsage)
+	memory.add(f)
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		signals := make(chan os.Signal, 4)
@@ -533,15 +548,14 @@ it at once.`,
 		if verbose {
 			level = slog.LevelDebug
 		}
-		payload, err := parseMemory(cmd, memory)
-		if err != nil {
+		var cfg daemon.Config
+		if err := memory.config(cmd, &cfg); err != nil {
 			return err
 		}
-		log := a.logger(level)
 		c := a.client()
-		d, err := daemon.Start(cmd.Context(), daemon.Config{
-			Memory: payload, StateDir: stateDir, Socket: c.Socket(), Portals: portals, NBDPortals: nbdPortals, Logger: log, Version: Version(),
-		})
+		cfg.StateDir, cfg.Socket, cfg.Portals, cfg.NBDPortals = stateDir, c.Socket(), portals, nbdPortals
+		cfg.Logger, cfg.Version = a.logger(level), Version()
+		d, err := daemon.Start(cmd.Context(), cfg)
 		if err != nil {
 			return err
 		}
