@@ -75,8 +75,8 @@ func (d *Daemon) volume(s *state.Snapshot, v state.Stored[state.Volume], exports
 		State: v1.Online, Engine: i.Store.Engine, Location: i.Store.Location, Size: i.Size, BlockSize: v.Value.BlockSize,
 		ReadOnly: i.ReadOnly, Thin: i.Thin, SWP: i.WriteProtected, PreventRemoval: i.Locked, Busy: i.Busy,
 		LockedBy: i.Store.LockedBy, DirectIO: i.Store.DirectIO,
-		UsedBy:   s.UsersOf(v.Value.Name),
-		Exports:  exports,
+		UsedBy:  s.UsersOf(v.Value.Name),
+		Exports: exports,
 	}}
 	if h := i.Health; h.State != scsi.HealthOK {
 		out.Status.State = v1.Failing

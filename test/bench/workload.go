@@ -18,8 +18,8 @@ type workload struct {
 	Depth      int    `json:"depth"`     // of each session
 	Sessions   int    `json:"sessions"`
 	Each       int    `json:"connections,omitempty"` // connections of a session, if the target takes so many; 0: one
-	Unbatched  bool   `json:"unbatched,omitempty"` // the client sends each command by itself
-	Digests    bool   `json:"digests,omitempty"`   // CRC32C header and data digests
+	Unbatched  bool   `json:"unbatched,omitempty"`   // the client sends each command by itself
+	Digests    bool   `json:"digests,omitempty"`     // CRC32C header and data digests
 	asked      bool   // only if it is asked for by name
 }
 
