@@ -243,6 +243,24 @@ func (s *Set[C]) Abort(reason string, which func(C) bool) {
 	}
 }
 
+// endWait is how long End waits. A connection that was aborted ends at once, but
+// for one that sends from a page of a file, or has to copy it, while the medium
+// of that hangs.
+const endWait = 5 * time.Second
+
+// End is Stop, aborts all connections and waits until there is none, but no longer
+// than endWait. How many are left then it logs; each ends when its store answers.
+func (s *Set[C]) End(reason string) (left int) {
+	s.Stop()
+	s.Abort(reason, func(C) bool { return true })
+	ctx, cancel := context.WithTimeout(context.Background(), endWait)
+	defer cancel()
+	if left = s.Wait(ctx); left > 0 {
+		s.cfg.Log.Error(s.cfg.Protocol+": connections that do not end are left to the store that they wait for", "connections", left)
+	}
+	return left
+}
+
 // Wait waits until there is no connection, or ctx ends, and says how many are left.
 func (s *Set[C]) Wait(ctx context.Context) (left int) {
 	stop := context.AfterFunc(ctx, func() {

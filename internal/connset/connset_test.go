@@ -132,6 +132,30 @@ func TestTick(t *testing.T) {
 }
 
 // Wait sees the last one go, or its context end.
+// The end waits for connections, and not for ever.
+func TestEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, log := newSet(4, 4)
+		c, hung := add(t, s, true), add(t, s, true)
+		go func() {
+			time.Sleep(time.Second)
+			c.end()
+		}()
+		began := time.Now()
+		if n := s.End("the end"); n != 1 || time.Since(began) > 10*time.Second {
+			t.Errorf("%d connections are left after %v", n, time.Since(began))
+		}
+		if c.why() != "the end" || hung.why() != "the end" || !strings.Contains(log.String(), "connections=1") {
+			t.Errorf("%q, %q, log:\n%s", c.why(), hung.why(), log)
+		}
+		hung.end()
+		began = time.Now()
+		if n := s.End("again"); n != 0 || time.Since(began) > 0 {
+			t.Errorf("%d connections are left of none", n)
+		}
+	})
+}
+
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newSet(8, 8)

@@ -133,14 +133,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // Close stops accepting, closes every connection and waits until their
-// goroutines have ended. Tasks inside a store that hangs are left to it.
+// goroutines have ended. Tasks inside a store that hangs are left to it, and after
+// five seconds connections that send what they have on loan from it.
 func (s *Server) Close() error {
 	s.conns.Stop()
 	for _, ss := range s.table.list() {
 		ss.End("the server is stopping")
 	}
-	s.conns.Abort("the server is stopping", func(*conn) bool { return true })
-	s.conns.Wait(context.Background())
+	s.conns.End("the server is stopping")
 	return nil
 }
 

@@ -151,12 +151,11 @@ func (s *Server) serving() []*conn {
 }
 
 // Close stops accepting, closes every connection and waits until their goroutines
-// have ended. Requests inside a store that hangs are left to it. NBD has no way to
+// have ended. Requests inside a store that hangs are left to it, and after five
+// seconds connections that send what they have on loan from it. NBD has no way to
 // ask a client to leave.
 func (s *Server) Close() error {
-	s.conns.Stop()
-	s.conns.Abort("the server is stopping", func(*conn) bool { return true })
-	s.conns.Wait(context.Background())
+	s.conns.End("the server is stopping")
 	return nil
 }
 
