@@ -66,12 +66,6 @@ func takenBytes(raw syscall.RawConn) (n uint64, ok bool) {
 	return n, ok && err == nil
 }
 
-// OutOfFiles reports that accept failed for want of something that comes back by
-// itself: file descriptors, or memory.
-func OutOfFiles(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
-}
-
 const canPoll = true
 
 // pollIn waits for input, the end of the stream or an error, for so many

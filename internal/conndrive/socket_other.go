@@ -21,7 +21,3 @@ const canPoll = false
 func pollIn(uintptr, int) bool { return false }
 
 func takenBytes(syscall.RawConn) (uint64, bool) { return 0, false }
-
-// OutOfFiles reports that accept failed for want of something that comes back by
-// itself.
-func OutOfFiles(error) bool { return false }

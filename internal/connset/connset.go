@@ -79,7 +79,8 @@ func New[C Conn](cfg Config[C]) *Set[C] {
 
 // Serve gives accept what ln accepts until the listener is closed, by its owner or
 // the set: then it returns Config.Closed, or the listener's own error. After Stop
-// it closes ln. It waits while the process is out of file descriptors.
+// it closes ln. It tries again after errors that pass: a process out of file
+// descriptors, or a network or firewall that fails one connection.
 func (s *Set[C]) Serve(ln net.Listener, accept func(net.Conn)) error {
 	s.mu.Lock()
 	if s.closed {
@@ -106,7 +107,7 @@ func (s *Set[C]) Serve(ln net.Listener, accept func(net.Conn)) error {
 			return s.cfg.Closed
 		}
 		var ne net.Error
-		if !(errors.As(err, &ne) && ne.Timeout() || conndrive.OutOfFiles(err)) {
+		if !(errors.As(err, &ne) && ne.Timeout() || conndrive.MayAccept(err)) {
 			return fmt.Errorf("%s portal %s: %w", s.cfg.Protocol, ln.Addr(), err)
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -205,7 +207,8 @@ func TestServe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, log := newSet(8, 8)
 		late := timeout{errors.New("later")}
-		l := &accepts{errs: []error{late, late, late}, closed: make(chan struct{})}
+		refused := &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EPERM)}
+		l := &accepts{errs: []error{late, refused, late}, closed: make(chan struct{})}
 		began := time.Now()
 		done := make(chan error)
 		go func() { done <- s.Serve(l, func(net.Conn) {}) }()
@@ -218,9 +221,10 @@ func TestServe(t *testing.T) {
 		if err := <-done; err != errClosed {
 			t.Errorf("ended with %v", err)
 		}
-		broken := errors.New("broken")
-		if err := s.Serve(&accepts{errs: []error{broken}, closed: make(chan struct{})}, nil); !errors.Is(err, broken) {
-			t.Errorf("ended with %v", err)
+		for _, broken := range []error{errors.New("broken"), os.NewSyscallError("accept4", syscall.EINVAL)} {
+			if err := s.Serve(&accepts{errs: []error{broken}, closed: make(chan struct{})}, nil); !errors.Is(err, broken) {
+				t.Errorf("ended with %v", err)
+			}
 		}
 		s.Stop()
 		after := &accepts{closed: make(chan struct{})}
