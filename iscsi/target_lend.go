@@ -98,6 +98,9 @@ func (c *TargetConn) distrust() {
 
 // dropLoans ends all loans; what they are of is not sent.
 func (c *TargetConn) dropLoans() {
+	if len(c.loans.cmds) == 0 {
+		return // and if it is not the reader who sends, they are not to be touched
+	}
 	for _, cmd := range c.loans.cmds[c.loans.first:] {
 		cmd.lent = false
 		cmd.task.In = nil
