@@ -143,8 +143,7 @@ func (c *TargetConn) unpin(cmd *command) {
 // is its immediate data; stage, if not nil, is the budgeted buffer that data
 // lies at the front of, and belongs to scsiCommand from here on. The session's
 // order is locked; it is unlocked when the command has been admitted. own says that
-// this is the connection's own reader, which brings all of the command's data too,
-// and lend that the command may end with a loan.
+// this is the connection's own reader, and lend that the command may end with a loan.
 func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, own, lend bool) {
 	c.Commands.Add(1)
 	flags := h.Flags()
@@ -229,9 +228,6 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, o
 	default:
 		short = !c.takeBuffer(cmd, data, stage) || !cmd.admits()
 	}
-	if own {
-		t.Batch = &c.batch
-	}
 	if lend {
 		t.Loans, t.Mapped = c, !c.params.DataDigest
 	}
@@ -244,7 +240,7 @@ func (c *TargetConn) scsiCommand(h *BHS, ahs, data []byte, stage *bufpool.Buf, o
 	cmd.phase = gathering
 	cmd.full = short && !unexpected
 	if !unexpected && !short {
-		c.pumpLocked(cmd)
+		c.pumpLocked(cmd, own)
 		if lend {
 			c.unpinLent(cmd)
 		} else {
@@ -299,8 +295,9 @@ func (c *TargetConn) fail(cmd *command, s *sense.Sense) {
 }
 
 // pumpLocked runs the task when its data is complete, or asks for more of it. The
-// caller holds mu, which is unlocked, and a pin.
-func (c *TargetConn) pumpLocked(cmd *command) {
+// caller holds mu, which is unlocked, and a pin. own says that it is the connection's
+// own reader: only what that runs may go into the connection's batch.
+func (c *TargetConn) pumpLocked(cmd *command, own bool) {
 	if cmd.phase == gathering && (c.closed || c.dropped.Load() || cmd.task.Aborted()) {
 		// Whoever closed or aborted it came while it was being admitted. After
 		// Drop nothing may start: another connection may have taken this one's
@@ -319,6 +316,9 @@ func (c *TargetConn) pumpLocked(cmd *command) {
 		c.mu.Unlock()
 		if cmd.want > 0 {
 			cmd.task.Out = cmd.buf.B[:cmd.want]
+		}
+		if own {
+			cmd.task.Batch = &c.batch
 		}
 		cmd.task.Run()
 		return
@@ -405,8 +405,8 @@ func (cmd *command) findR2T(ttt uint32) *r2t {
 }
 
 // dataOutDone accounts for a Data-Out PDU whose data is in place, and unpins the
-// command.
-func (c *TargetConn) dataOutDone(cmd *command, h *BHS, badDigest bool) {
+// command. own is as for pumpLocked.
+func (c *TargetConn) dataOutDone(cmd *command, h *BHS, badDigest, own bool) {
 	defer c.unpin(cmd)
 	if badDigest {
 		c.reject(h, RejectDataDigest)
@@ -442,7 +442,7 @@ func (c *TargetConn) dataOutDone(cmd *command, h *BHS, badDigest bool) {
 		c.fail(cmd, &s)
 	default:
 		c.mu.Lock()
-		c.pumpLocked(cmd)
+		c.pumpLocked(cmd, own)
 	}
 }
 

@@ -375,7 +375,7 @@ func (c *TargetConn) endLong() error {
 	if r.bhs.Opcode() == OpDataOut {
 		switch {
 		case cmd != nil:
-			c.dataOutDone(cmd, &r.bhs, bad)
+			c.dataOutDone(cmd, &r.bhs, bad, true)
 		case stage != nil:
 			return c.dataOut(&r.bhs, dst, stage, bad)
 		case c.nearly.Load() > 0:

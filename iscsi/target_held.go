@@ -130,7 +130,7 @@ func (c *TargetConn) runHeld(p *heldPDU) {
 				s := sense.CommandAborted()
 				c.fail(cmd, &s)
 			}
-			c.dataOutDone(cmd, &d.bhs, d.bad)
+			c.dataOutDone(cmd, &d.bhs, d.bad, false)
 		}
 		c.putStage(d.stage)
 	}

@@ -94,7 +94,7 @@ func (c *TargetConn) dataOut(h *BHS, data []byte, stage *bufpool.Buf, badDigest 
 	}
 	if cmd, dst := c.dataOutTarget(h); cmd != nil {
 		copy(dst, data)
-		c.dataOutDone(cmd, h, badDigest)
+		c.dataOutDone(cmd, h, badDigest, true)
 	}
 	c.putStage(stage)
 	return nil
