@@ -68,7 +68,8 @@ type Info struct {
 	Rotational    bool // spinning medium
 	Thin          bool // unallocated ranges cost no space
 	// DirectIO is how a store that was opened with Direct waits for its medium:
-	// "aio", or "threads" and why. Empty for others.
+	// "aio", or "threads" and why. Empty for others. It changes when the kernel turns
+	// out to be unable.
 	DirectIO string
 	// LockedBy is who has the engine's lock on the store, in words: "this gateway",
 	// another one's address. Empty if nobody is known to, or the engine keeps no

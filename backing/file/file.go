@@ -234,7 +234,13 @@ func (s *Store) capabilities() backing.Caps {
 }
 
 // Info describes the store.
-func (s *Store) Info() backing.Info { return s.info }
+func (s *Store) Info() backing.Info {
+	i := s.info
+	if s.starter != nil {
+		i.DirectIO = s.starter.state()
+	}
+	return i
+}
 
 // Size is the size in bytes as of Open, Resize or the last Refresh.
 func (s *Store) Size() int64 { return s.size.Load() }

@@ -3,6 +3,7 @@ package file
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"blockgate/backing"
@@ -16,6 +17,11 @@ type starter struct {
 	s        *Store
 	q        *aio.Queue
 	requests sync.Pool
+
+	// What the kernel has said it cannot begin without waiting, and is not asked for
+	// again: some mapped devices and RAIDs do not know of it, which a file system
+	// above them finds out with each request.
+	noReads, noWrites atomic.Bool
 
 	mu         sync.Mutex
 	head, tail *request // wait for a goroutine
@@ -45,7 +51,7 @@ func (s *Store) startDirect() string {
 		return fmt.Sprintf("threads (%v)", err)
 	}
 	s.starter = a
-	return "aio"
+	return a.state()
 }
 
 // newStarter returns nil and why if there is no AIO for the file.
@@ -99,6 +105,28 @@ func (a *starter) Start(ios []*backing.IO) {
 	}
 }
 
+// refuses says of which requests the kernel has said that it cannot begin them
+// without waiting.
+func (a *starter) refuses(write bool) *atomic.Bool {
+	if write {
+		return &a.noWrites
+	}
+	return &a.noReads
+}
+
+// state is Info.DirectIO.
+func (a *starter) state() string {
+	switch r, w := a.noReads.Load(), a.noWrites.Load(); {
+	case r && w:
+		return "threads (the device cannot begin a request without waiting)"
+	case r:
+		return "aio for writes, threads for reads"
+	case w:
+		return "aio for reads, threads for writes"
+	}
+	return "aio"
+}
+
 // Depth implements backing.Starter.
 func (a *starter) Depth() int { return aio.Depth }
 
@@ -124,7 +152,7 @@ func (a *starter) begin(io *backing.IO) *request {
 	case len(io.P) == 0:
 		a.end(r, nil)
 		return nil
-	case !d.wholeBlocks(io.Off, int64(len(io.P))) || !d.aligned(io.P),
+	case !d.wholeBlocks(io.Off, int64(len(io.P))) || !d.aligned(io.P) || a.refuses(io.Write).Load(),
 		io.Write && (s.opt.Sync || !d.edges.TryRLock()):
 		a.wait(r)
 		return nil
@@ -138,10 +166,13 @@ func (a *starter) begin(io *backing.IO) *request {
 func (a *starter) ended(ops []*aio.Op) {
 	for _, op := range ops {
 		r := op.Owner.(*request)
+		if op.Err != 0 && unsupported(op.Err) {
+			a.refuses(op.Write).Store(true)
+		}
 		switch {
 		case op.Err == 0 && op.N == len(op.Buf):
 			a.end(r, nil)
-		case op.Err == 0, op.Err == syscall.EAGAIN, op.Err == syscall.EINTR, unsupported(op.Err):
+		case op.Err == 0 || noFault(op.Err):
 			// A part, or nothing: a call that waits does the rest, and finds out why.
 			if !op.Write {
 				r.got = op.N
@@ -153,6 +184,15 @@ func (a *starter) ended(ops []*aio.Op) {
 			a.end(r, a.s.ioError("read", op.Off, op.Err))
 		}
 	}
+}
+
+// noFault: the error says how the request was made, and nothing of the medium.
+func noFault(err syscall.Errno) bool {
+	switch err {
+	case syscall.EAGAIN, syscall.EINTR, syscall.EINVAL, syscall.ENOMEM, syscall.EPERM:
+		return true
+	}
+	return unsupported(err)
 }
 
 // end tells the end of an IO.

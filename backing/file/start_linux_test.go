@@ -193,6 +193,9 @@ func TestStarterGoesOn(t *testing.T) {
 		"no room":       {submit: refuseAfterFirst(syscall.EAGAIN)},
 		"one at a time": {submit: func(int) (int, syscall.Errno) { return 1, 0 }},
 		"not any more":  {submit: refuseAfterFirst(syscall.ENOSYS)},
+		"forbidden":     {submit: refuseAfterFirst(syscall.EPERM)},
+		"not like this": {result: func(*aio.Op, int64) int64 { return -int64(syscall.EINVAL) }},
+		"no memory":     {result: func(*aio.Op, int64) int64 { return -int64(syscall.ENOMEM) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := createDirect(t, 1<<20)
@@ -220,6 +223,36 @@ func TestStarterGoesOn(t *testing.T) {
 				t.Errorf("ReadAt does not find it: %v", err)
 			}
 		})
+	}
+}
+
+// What the kernel says it can not do without waiting it is not asked for again.
+func TestStarterAsksOnce(t *testing.T) {
+	s := createDirect(t, 1<<20)
+	defer s.Close()
+	var asked [2]atomic.Int64 // to read, to write
+	if _, err := file.SetFaults(s, faults{result: func(op *aio.Op, _ int64) int64 {
+		if op.Write {
+			asked[1].Add(1)
+			return -int64(syscall.EOPNOTSUPP)
+		}
+		asked[0].Add(1)
+		return int64(len(op.Buf))
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	d := started{s.(*file.Store), backing.StarterOf(s), 4096}
+	p := blocks(4 * 4096)
+	for range 3 {
+		if err := errors.Join(d.WriteAt(t.Context(), p, 0), d.ReadAt(t.Context(), p, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, w := asked[0].Load(), asked[1].Load(); r != 12 || w < 1 || w > 4 {
+		t.Errorf("the kernel was asked for %d reads and %d writes, want 12, and 4 at most", r, w)
+	}
+	if got := backing.InfoOf(s).DirectIO; got != "aio for reads, threads for writes" {
+		t.Errorf("DirectIO = %q", got)
 	}
 }
 

@@ -28,7 +28,7 @@ type Op struct {
 
 	// Valid when the queue gives the Op back.
 	N   int           // bytes moved, perhaps fewer than asked for, if Errno is 0
-	Err syscall.Errno // EAGAIN: it would have had to wait, and nothing happened
+	Err syscall.Errno // EAGAIN: it would have had to wait, or was not begun
 
 	next *Op
 }

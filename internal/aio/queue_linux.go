@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +52,9 @@ func New(fd int, done func([]*Op)) (*Queue, error) { return NewFaulty(fd, done, 
 // NewFaulty is New for tests of what is to become of a kernel's answers.
 func NewFaulty(fd int, done func([]*Op), f Faults) (*Queue, error) {
 	q := &Queue{fd: fd, done: done, faults: f, slots: make([]slot, Depth), free: make([]uint32, Depth)}
-	if err := q.ring.setup(Depth); err != nil {
+	if err := q.ring.setup(Depth); err == syscall.EAGAIN {
+		return nil, fmt.Errorf("%w: fs.aio-max-nr is used up: %w", ErrUnavailable, err)
+	} else if err != nil {
 		return nil, fmt.Errorf("%w: io_setup: %w", ErrUnavailable, err)
 	}
 	raw, err := q.ready()
@@ -73,6 +76,10 @@ func (q *Queue) ready() (syscall.RawConn, error) {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	q.wake = os.NewFile(uintptr(efd), "aio")
+	// NewFile does not say whether the poller has taken it (fs.epoll.max_user_watches).
+	if err := q.wake.SetReadDeadline(time.Time{}); err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
 	for i := range q.slots {
 		q.free[i] = uint32(i)
 		q.slots[i].cb = iocb{data: uint64(i), fd: uint32(q.fd), rwFlags: unix.RWF_NOWAIT, flags: flagResFD, resFD: uint32(efd)}
@@ -126,9 +133,9 @@ func (q *Queue) begin() {
 			if m > 0 || errno == syscall.EINTR {
 				continue
 			}
-			// The first one is at fault, or the kernel has no room: EAGAIN says
-			// already what is to be done.
-			q.refused(cbs[at].data, errno)
+			// The kernel has no room, or does not do it: of the medium that says
+			// nothing.
+			q.refused(cbs[at].data)
 			at++
 		}
 	}
@@ -160,9 +167,9 @@ func (q *Queue) take(cbs []*iocb) (n int) {
 }
 
 // refused ends a request that could not be begun.
-func (q *Queue) refused(i uint64, errno syscall.Errno) {
+func (q *Queue) refused(i uint64) {
 	q.mu.Lock()
-	op := q.releaseLocked(i, -int64(errno))
+	op := q.releaseLocked(i, -int64(syscall.EAGAIN))
 	q.mu.Unlock()
 	q.done([]*Op{op})
 }
@@ -307,8 +314,12 @@ func (r *ring) take(to []event) (n int) {
 	return n
 }
 
-// destroy ends the context. It waits for what is in it: nothing.
-func (r *ring) destroy() { unix.Syscall(unix.SYS_IO_DESTROY, r.ctx, 0, 0) }
+// destroy ends the context. It waits for what is in it: nothing. The addresses are
+// forgotten first, since they may be the garbage collector's the next moment.
+func (r *ring) destroy() {
+	r.head, r.ev = nil, nil
+	unix.Syscall(unix.SYS_IO_DESTROY, r.ctx, 0, 0)
+}
 
 // submit is io_submit: it returns how many of the requests were begun, at least
 // one, or why the first was not.
