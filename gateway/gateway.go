@@ -77,6 +77,8 @@ type Gateway struct {
 
 	offline atomic.Bool
 
+	threadsOnce sync.Once // see noteThreads
+
 	admitOnce sync.Once
 	admitted  chan struct{} // closed by Admit
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"blockgate/backing"
@@ -209,6 +210,7 @@ func (g *Gateway) open(ctx context.Context, cfg VolumeConfig) (backing.Store, er
 	go func() {
 		s, err := g.openStore(ctx, cfg)
 		if err == nil {
+			g.noteThreads(cfg, s)
 			var top backing.Store
 			if top, err = wrap(s, cfg.Layers); err != nil {
 				s.Close()
@@ -256,6 +258,15 @@ func (g *Gateway) openStore(ctx context.Context, cfg VolumeConfig) (backing.Stor
 		return nil, err
 	}
 	return found, nil
+}
+
+// noteThreads says once that a direct volume has to do without AIO.
+func (g *Gateway) noteThreads(cfg VolumeConfig, s backing.Store) {
+	if how := backing.InfoOf(s).DirectIO; !cfg.NoAIO && strings.HasPrefix(how, "threads") {
+		g.threadsOnce.Do(func() {
+			g.log.Warn("direct I/O without Linux AIO, which is slower", "volume", cfg.Name, "directIO", how)
+		})
+	}
 }
 
 func wrap(s backing.Store, layers []Layer) (backing.Store, error) {

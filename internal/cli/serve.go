@@ -31,7 +31,7 @@ type serveOptions struct {
 	stall, partialBlock        string
 	listen, nbd                []string
 	tls                        tlsFlags
-	readOnly, verbose          bool
+	readOnly, direct, verbose  bool
 	removable, cd              bool
 	blockSize                  int
 	blockSizeGiven             bool
@@ -80,6 +80,7 @@ in BLOCKGATE_URL (the first), BLOCKGATE_URL_0, BLOCKGATE_URL_1 and so on, with
 	f.StringArrayVar(&o.nbd, "nbd", nil, "serve NBD on this address (port 10809 unless it says) or unix:/path; repeat for more")
 	f.StringVar(&o.chap, "chap", "", "ask for CHAP: USER:SECRET, or USER to be asked or to take $BLOCKGATE_CHAP_SECRET")
 	f.BoolVar(&o.readOnly, "read-only", false, "open the stores read-only; initiators find them write-protected")
+	f.BoolVar(&o.direct, "direct", false, "bypass the page cache")
 	f.BoolVar(&o.removable, "removable", false, "disks that initiators may eject")
 	f.BoolVar(&o.cd, "cd", false, "CD or DVD drives with ISO images in them")
 	f.IntVar(&o.blockSize, "block-size", 512, "logical block size in bytes, 512 or 4096")
@@ -216,7 +217,7 @@ func (a *app) newSetup(stores []string, o serveOptions) (*setup, error) {
 		if err != nil {
 			return nil, err
 		}
-		v := state.Volume{Name: unique(names, volumeName(url)), URL: url, ReadOnly: o.readOnly, BlockSize: o.blockSize, Stall: o.stall, PartialBlock: o.partialBlock}
+		v := state.Volume{Name: unique(names, volumeName(url)), URL: url, ReadOnly: o.readOnly, Direct: o.direct, BlockSize: o.blockSize, Stall: o.stall, PartialBlock: o.partialBlock}
 		v.Unit.Removable = o.removable
 		if o.cd {
 			asDisc(&v)
