@@ -23,10 +23,40 @@ type starter struct {
 	// above them finds out with each request.
 	noReads, noWrites atomic.Bool
 
-	mu         sync.Mutex
-	head, tail *request // wait for a goroutine
-	waiters    int
-	run        func() // waiter
+	mu      sync.Mutex
+	waiting chain // for a goroutine
+	waiters int
+	run     func() // waiter
+
+	// Writes to a file are begun by a goroutine of their own: while its file system
+	// is frozen that waits, and the caller must not.
+	writes     chain
+	submitting bool
+	submit     func() // submitWrites
+}
+
+// chain is requests one behind the other.
+type chain struct{ head, tail *request }
+
+func (c *chain) add(r *request) {
+	r.next = nil
+	if c.tail != nil {
+		c.tail.next = r
+	} else {
+		c.head = r
+	}
+	c.tail = r
+}
+
+func (c *chain) take() *request {
+	r := c.head
+	if r != nil {
+		if c.head = r.next; c.head == nil {
+			c.tail = nil
+		}
+		r.next = nil
+	}
+	return r
 }
 
 // maxWaiters bounds the goroutines that wait for the medium, as package scsi's.
@@ -57,7 +87,7 @@ func (s *Store) startDirect() string {
 // newStarter returns nil and why if there is no AIO for the file.
 func newStarter(s *Store) (*starter, error) {
 	a := &starter{s: s}
-	a.run = a.waiter
+	a.run, a.submit = a.waiter, a.submitWrites
 	a.requests.New = func() any {
 		r := new(request)
 		r.op.Owner = r
@@ -83,6 +113,7 @@ func (a *starter) Start(ios []*backing.IO) {
 	s := a.s
 	var ops [64]*aio.Op
 	n := 0
+	var writes chain
 	for _, io := range ios {
 		r := a.begin(io)
 		if r == nil {
@@ -94,6 +125,10 @@ func (a *starter) Start(ios []*backing.IO) {
 			a.wait(r)
 			return
 		}
+		if io.Write && !s.geo.device {
+			writes.add(r)
+			continue
+		}
 		ops[n] = &r.op
 		if n++; n == len(ops) {
 			a.q.Submit(ops[:n])
@@ -102,6 +137,56 @@ func (a *starter) Start(ios []*backing.IO) {
 	}
 	if n > 0 {
 		a.q.Submit(ops[:n])
+	}
+	if writes.head != nil {
+		a.leave(writes)
+	}
+}
+
+// leave leaves writes to the goroutine that begins them.
+func (a *starter) leave(c chain) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.writes.tail != nil {
+		a.writes.tail.next = c.head
+	} else {
+		a.writes.head = c.head
+	}
+	a.writes.tail = c.tail
+	if !a.submitting {
+		a.submitting = true
+		go a.submit()
+	}
+}
+
+// submitWrites begins writes until there are none.
+func (a *starter) submitWrites() {
+	var ops [64]*aio.Op
+	for {
+		n := 0
+		a.mu.Lock()
+		for ; n < len(ops); n++ {
+			r := a.writes.take()
+			if r == nil {
+				break
+			}
+			ops[n] = &r.op
+		}
+		a.submitting = n > 0
+		a.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		keep := ops[:0]
+		for _, op := range ops[:n] {
+			r := op.Owner.(*request)
+			if ctx := r.io.Ctx; ctx != nil && ctx.Err() != nil { // aborted while it waited here
+				a.end(r, ctx.Err())
+				continue
+			}
+			keep = append(keep, op)
+		}
+		a.q.Submit(keep)
 	}
 }
 
@@ -218,13 +303,7 @@ func (a *starter) wait(r *request) {
 	a.unlock(r)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r.next = nil
-	if a.tail != nil {
-		a.tail.next = r
-	} else {
-		a.head = r
-	}
-	a.tail = r
+	a.waiting.add(r)
 	if a.waiters < maxWaiters {
 		a.waiters++
 		go a.run()
@@ -235,14 +314,11 @@ func (a *starter) wait(r *request) {
 func (a *starter) waiter() {
 	for {
 		a.mu.Lock()
-		r := a.head
+		r := a.waiting.take()
 		if r == nil {
 			a.waiters--
 			a.mu.Unlock()
 			return
-		}
-		if a.head = r.next; a.head == nil {
-			a.tail = nil
 		}
 		a.mu.Unlock()
 		a.end(r, a.carryOut(r))

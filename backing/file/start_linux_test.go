@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"blockgate/backing"
@@ -223,6 +224,70 @@ func TestStarterGoesOn(t *testing.T) {
 				t.Errorf("ReadAt does not find it: %v", err)
 			}
 		})
+	}
+}
+
+// While the file system is frozen io_submit of a write waits. Whoever begins it must
+// not, nor may reads.
+func TestStarterFrozen(t *testing.T) {
+	s := createDirect(t, 1<<20)
+	defer s.Close()
+	frozen, thaw := make(chan struct{}), make(chan struct{})
+	var calls atomic.Int64
+	if _, err := file.SetFaults(s, faults{submit: func(n int) (int, syscall.Errno) {
+		if calls.Add(1) == 2 { // the first asks whether there is AIO
+			close(frozen)
+			<-thaw
+		}
+		return n, 0
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	st := backing.StarterOf(s)
+	ctx, abort := context.WithCancel(t.Context())
+	var first, aborted, reads batch
+	two := func(b *batch, c context.Context, write bool) {
+		for i := range 2 {
+			b.add(&backing.IO{Ctx: c, P: blocks(4096), Off: int64(i) * 4096, Write: write})
+		}
+	}
+	two(&first, t.Context(), true)
+	two(&aborted, ctx, true)
+	two(&reads, t.Context(), false)
+	ended := make(chan error, 2)
+	begun := make(chan struct{})
+	go func() {
+		defer close(begun)
+		first.errs, aborted.errs = map[*backing.IO]error{}, map[*backing.IO]error{}
+		first.want.Add(2)
+		aborted.want.Add(2)
+		st.Start(first.ios)
+		<-frozen
+		st.Start(aborted.ios)
+	}()
+	select {
+	case <-begun:
+	case <-time.After(10 * time.Second):
+		close(thaw)
+		t.Fatal("Start waits for the file system")
+	}
+	go func() { ended <- reads.run(st) }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("reads wait for the file system")
+	}
+	abort()
+	close(thaw)
+	first.want.Wait()
+	aborted.want.Wait()
+	for _, io := range aborted.ios {
+		if !errors.Is(aborted.errs[io], context.Canceled) {
+			t.Errorf("a write that was aborted meanwhile: %v", aborted.errs[io])
+		}
 	}
 }
 

@@ -103,8 +103,13 @@ func (q *Queue) ready() (syscall.RawConn, error) {
 const noSlot = 1<<64 - 1
 
 // Submit begins ops, or has them wait in the queue if there are too many. It does
-// not wait, and comes before Close. The slice is the caller's.
+// not wait for a medium, and comes before Close. The slice is the caller's.
+//
+// To write to a file it waits while the file system is frozen (fsfreeze(8), a
+// snapshot below), RWF_NOWAIT or not; then only calls with writes do, as long as
+// no more than Depth requests are under way.
 func (q *Queue) Submit(ops []*Op) {
+	var cbs [maxBatch]*iocb
 	q.mu.Lock()
 	for _, op := range ops {
 		op.next = nil
@@ -115,18 +120,16 @@ func (q *Queue) Submit(ops []*Op) {
 		}
 		q.tail = op
 	}
+	// In one step, so that nobody else takes them.
+	n := q.takeLocked(cbs[:])
 	q.mu.Unlock()
-	q.begin()
+	q.begin(cbs[:], n)
 }
 
-// begin gives the kernel what waits, as far as there is room.
-func (q *Queue) begin() {
-	var cbs [maxBatch]*iocb
-	for {
-		n := q.take(cbs[:])
-		if n == 0 {
-			return
-		}
+// begin gives the kernel n requests that were taken, and what waits, as far as
+// there is room.
+func (q *Queue) begin(cbs []*iocb, n int) {
+	for n > 0 {
 		for at := 0; at < n; {
 			m, errno := q.submit(cbs[at:n])
 			at += m
@@ -138,13 +141,14 @@ func (q *Queue) begin() {
 			q.refused(cbs[at].data)
 			at++
 		}
+		q.mu.Lock()
+		n = q.takeLocked(cbs)
+		q.mu.Unlock()
 	}
 }
 
-// take moves waiting requests into free slots.
-func (q *Queue) take(cbs []*iocb) (n int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+// takeLocked moves waiting requests into free slots.
+func (q *Queue) takeLocked(cbs []*iocb) (n int) {
 	for n < len(cbs) && q.head != nil && len(q.free) > 0 {
 		op := q.head
 		if q.head = op.next; q.head == nil {
@@ -194,6 +198,7 @@ func (q *Queue) releaseLocked(i uint64, res int64) *Op {
 func (q *Queue) reap(raw syscall.RawConn) {
 	var events [maxBatch]event
 	var ops [maxBatch]*Op
+	var cbs [maxBatch]*iocb
 	n := 0
 	look := func(uintptr) bool {
 		n = q.ring.take(events[:])
@@ -207,11 +212,9 @@ func (q *Queue) reap(raw syscall.RawConn) {
 				ended = append(ended, q.releaseLocked(e.data, e.res))
 			}
 		}
-		waiting := q.head != nil
+		k := q.takeLocked(cbs[:])
 		q.mu.Unlock()
-		if waiting {
-			q.begin()
-		}
+		q.begin(cbs[:], k)
 		if len(ended) > 0 {
 			q.done(ended)
 		}
