@@ -301,6 +301,12 @@ func TestSBCGetLBAStatus(t *testing.T) {
 	mapped := newSBCRig(t, newMemDisk(diskBlocks*512, 0), nil)
 	check(status(mapped, 7, 1000), []desc{{7, diskBlocks - 7, 0}})
 
+	// Thin, and the store does not tell what is allocated: there is no true answer.
+	untold := newSBCRig(t, newMemDisk(diskBlocks*512, backing.CapsAll&^backing.CapExtents), nil)
+	ask := make([]byte, 16)
+	ask[0], ask[1], ask[13] = 0x9e, 0x12, 24
+	untold.bad("GET LBA STATUS", untold.do(ask, nil), sense.InvalidFieldInCDB(1, 4))
+
 	vast := newSBCRig(t, newMemDisk(512, 0), func(c *scsi.UnitConfig) { c.Store = newVastDisk() })
 	check(status(vast, 0, 1000), []desc{{0, math.MaxUint32, 0}, {math.MaxUint32, 3<<31 - math.MaxUint32, 0}})
 
