@@ -2,16 +2,21 @@ package file
 
 import (
 	"context"
+	"math/bits"
 	"sync/atomic"
 
 	"blockgate/backing"
 )
 
-// Bounds of a loan, in bytes. To copy less than minLoan is as cheap as to look
-// for it; what is longer than maxLoan would lie in no window.
+// Bounds of a loan, in bytes. What is shorter than minLoan does not pay the look at
+// its pages: to copy it is as cheap. Where all pages are known to be there, loans
+// of minShort and more pay if the window is shown already, but do not pay for
+// showing it in place of another: see short. What is longer than maxLoan would lie
+// in no window.
 const (
-	minLoan = 32 << 10
-	maxLoan = 1 << 20
+	minShort = 4 << 10
+	minLoan  = 32 << 10
+	maxLoan  = 1 << 20
 )
 
 // takeAfter is how many bytes have to be read of a window's place in the file
@@ -20,8 +25,11 @@ const (
 // as copying it. If it was not, the store is asked for twice as much the next
 // time, up to takeAfter << maxPatience. So random reads of a large file, of which
 // no part stays mapped for long enough, are copied.
+//
+// takeFree is how many bytes have to be read for a window that shows nothing yet.
 const (
 	takeAfter   = 1 << 20
+	takeFree    = 256 << 10
 	takePays    = windowStride / 4 * 3
 	maxPatience = 8
 )
@@ -36,16 +44,22 @@ type lending struct {
 	// was found out, still is it. See holing.
 	holes, full atomic.Int64
 	patience    atomic.Int32
-	// By window, those a table apart together: where it was last, from 1 on, and
-	// the bytes that were read of it since without it.
-	places [lendTable]struct {
-		slot atomic.Int32
-		read atomic.Int64
-		end  atomic.Int64 // of the last loan that was asked for
-	}
+	places      []place // by window, those a table apart together
 }
 
-const lendTable = 1024
+// place is what is known of a part of the file that a window can show.
+type place struct {
+	slot atomic.Int32 // the window that shows it, from 1 on; or that did
+	read atomic.Int64 // bytes that were asked for since, without a window
+	end  atomic.Int64 // of the last loan of minLoan or more that was asked for
+}
+
+// placesOf is how long a table of places is for so many windows: long enough for
+// parts of the file that are shown at the same time to meet seldom, where it is much
+// larger.
+func placesOf(windows int) int { return 1 << bits.Len(uint(min(max(4*windows, 256), 1<<16)-1)) }
+
+func (l *lending) place(index int64) *place { return &l.places[index&int64(len(l.places)-1)] }
 
 // Lending is Open for stores that lend what they have in the page cache through
 // the windows w (backing.MappedLender), where the system can.
@@ -64,7 +78,7 @@ func Lending(w *Windows) backing.Opener {
 
 // lend makes a store that nobody uses yet lend.
 func (s *Store) lend(w *Windows) {
-	s.lending = &lending{w: w, locks: newLoanLock()}
+	s.lending = &lending{w: w, locks: newLoanLock(), places: make([]place, placesOf(len(w.slots)))}
 	s.lending.full.Store(-1)
 	s.locks = s.lending.locks
 	s.gate.release = func() error {
@@ -76,7 +90,7 @@ func (s *Store) lend(w *Windows) {
 // LendMapped implements backing.MappedLender for what the page cache has.
 func (s *Store) LendMapped(off, n int64) []byte {
 	l := s.lending
-	if l == nil || n < minLoan || n > maxLoan || l.off.Load() || s.enter(off, n, false) != nil {
+	if l == nil || n > maxLoan || l.off.Load() || n < minLoan && !s.short(off, n) || s.enter(off, n, false) != nil {
 		return nil
 	}
 	if !l.locks.lend(off, n) {
@@ -106,19 +120,25 @@ func (s *Store) ReturnMapped(p []byte, off int64) {
 // window counts a loan of the window that has the range; negative: there is none.
 func (s *Store) window(off, n int64) int {
 	l, index := s.lending, off/windowStride
-	place := &l.places[index%lendTable]
-	place.end.Store(off + n)
+	place := l.place(index)
+	short := n < minLoan
+	if !short {
+		place.end.Store(off + n)
+	}
 	if i := int(place.slot.Load()) - 1; i >= 0 && l.w.use(i, s, index, n) {
 		return i
 	}
-	onward := l.onward(off, n)
-	if place.read.Add(n) < takeAfter<<l.patience.Load() && !onward {
+	onward := false
+	if short {
+		// What is shown must have shown something else, or been let go.
+		if place.read.Load() < takeFree || l.w.free.Load() <= 0 {
+			return -1
+		}
+	} else if onward = l.onward(off, n); place.read.Add(n) < takeAfter<<l.patience.Load() && !onward {
 		return -1
 	}
 	place.read.Store(0)
-	if holes := l.holes.Load(); s.geo.inMemory && !l.whole() && whole(s.h) {
-		l.full.Store(holes)
-	}
+	s.seekHoles()
 	i, err := l.w.take(s, index)
 	if err != nil {
 		l.off.Store(true)
@@ -136,6 +156,33 @@ func (s *Store) window(off, n int64) int {
 	return i
 }
 
+// short reports whether a loan of less than minLoan is worth a try: all pages are
+// there, and a window shows them, or some window shows nothing yet. It is quick,
+// since every short read asks it.
+func (s *Store) short(off, n int64) bool {
+	if n < minShort || off < 0 || !s.geo.inMemory {
+		return false
+	}
+	l := s.lending
+	place := l.place(off / windowStride)
+	if !l.whole() {
+		if place.read.Add(n) >= takeAfter {
+			place.read.Store(0)
+			s.seekHoles() // it may have been written all over meanwhile
+		}
+		return false
+	}
+	return place.slot.Load() != 0 || l.w.free.Load() > 0 && place.read.Add(n) >= takeFree
+}
+
+// seekHoles finds out whether whole is true now.
+func (s *Store) seekHoles() {
+	l := s.lending
+	if holes := l.holes.Load(); s.geo.inMemory && !l.whole() && whole(s.h) {
+		l.full.Store(holes)
+	}
+}
+
 // onward reports that the range is where somebody goes on who has read the window
 // before to its end, or nearly, since the requests of a stream may overtake each
 // other: all of the new one will be wanted.
@@ -144,7 +191,7 @@ func (l *lending) onward(off, n int64) bool {
 	if at >= 2*n || off < windowStride {
 		return false
 	}
-	end := l.places[(off/windowStride-1)%lendTable].end.Load()
+	end := l.place(off/windowStride - 1).end.Load()
 	return end <= off+n && end > off-at-2*n
 }
 

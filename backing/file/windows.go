@@ -27,6 +27,7 @@ const (
 // bookkeeping.
 type Windows struct {
 	slots []window
+	free  atomic.Int64 // slots that show nothing
 	clock atomic.Uint64
 
 	mu   sync.Mutex     // who a window belongs to next
@@ -46,7 +47,9 @@ type window struct {
 
 // NewWindows makes windows of at most limit bytes together, and at least one.
 func NewWindows(limit int64) *Windows {
-	return &Windows{slots: make([]window, max(limit/windowSpan, 1))}
+	w := &Windows{slots: make([]window, max(limit/windowSpan, 1))}
+	w.free.Store(int64(len(w.slots)))
+	return w
 }
 
 // use counts a loan of n bytes of window i, if that shows this part of the store's
@@ -66,7 +69,11 @@ func (w *Windows) use(i int, s *Store, index, n int64) bool {
 		p.loans.Add(-1)
 		return false
 	}
-	p.used.Store(w.clock.Add(1))
+	if n >= minLoan {
+		p.used.Store(w.clock.Add(1))
+	} else if now := w.clock.Load(); p.used.Load() != now {
+		p.used.Store(now) // one count for all would be what cores wait for
+	}
 	p.lent.Add(n)
 	return true
 }
@@ -95,6 +102,9 @@ func (w *Windows) take(s *Store, index int64) (i int, err error) {
 	p := &w.slots[i]
 	if p.store != nil {
 		p.store.lending.paid(p.lent.Load())
+		p.store.lending.place(p.index).slot.CompareAndSwap(int32(i)+1, 0)
+	} else {
+		w.free.Add(-1)
 	}
 	p.store = s
 	w.mu.Unlock()
@@ -141,8 +151,12 @@ func (w *Windows) letGo(i int, s *Store) bool {
 func (w *Windows) clear(i int) {
 	hide(w.addr(i))
 	w.mu.Lock()
+	if s := w.slots[i].store; s != nil {
+		s.lending.place(w.slots[i].index).slot.CompareAndSwap(int32(i)+1, 0)
+	}
 	w.slots[i].store = nil
 	w.slots[i].used.Store(0)
+	w.free.Add(1)
 	w.mu.Unlock()
 	w.slots[i].loans.Store(0)
 }
