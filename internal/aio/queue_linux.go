@@ -243,10 +243,10 @@ func (q *Queue) Close() {
 // iocb is struct iocb of linux/aio_abi.h, little endian.
 type iocb struct {
 	data    uint64
-	key     uint32
+	_       uint32 // aio_key
 	rwFlags uint32
 	opcode  uint16
-	prio    int16
+	_       int16 // aio_reqprio
 	fd      uint32
 	buf     uint64
 	n       uint64
