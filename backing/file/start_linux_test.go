@@ -152,51 +152,32 @@ func blocks(n int) []byte {
 	return p[skip:][:n]
 }
 
-type faults struct {
-	submit func(n int) (int, syscall.Errno)
-	result func(op *aio.Op, res int64) int64
-}
-
-func (f faults) Submit(n int) (int, syscall.Errno) {
-	if f.submit == nil {
-		return n, 0
-	}
-	return f.submit(n)
-}
-
-func (f faults) Result(op *aio.Op, res int64) int64 {
-	if f.result == nil {
-		return res
-	}
-	return f.result(op, res)
-}
-
 // What the kernel did not do, or only in part, is done all the same.
 func TestStarterGoesOn(t *testing.T) {
 	var n atomic.Int64
-	for name, f := range map[string]faults{
-		"short": {result: func(op *aio.Op, res int64) int64 { return res / 8192 * 4096 }},
-		"short by bytes": {result: func(op *aio.Op, res int64) int64 {
+	for name, f := range map[string]aio.Faults{
+		"short": {Result: func(op *aio.Op, res int64) int64 { return res / 8192 * 4096 }},
+		"short by bytes": {Result: func(op *aio.Op, res int64) int64 {
 			if op.Write {
 				return res
 			}
 			return max(res-100, 0)
 		}},
-		"nothing": {result: func(*aio.Op, int64) int64 { return 0 }},
-		"would have to wait": {result: func(_ *aio.Op, res int64) int64 {
+		"nothing": {Result: func(*aio.Op, int64) int64 { return 0 }},
+		"would have to wait": {Result: func(_ *aio.Op, res int64) int64 {
 			if n.Add(1)%2 == 0 {
 				return -int64(syscall.EAGAIN)
 			}
 			return res
 		}},
-		"interrupted":   {result: func(*aio.Op, int64) int64 { return -int64(syscall.EINTR) }},
-		"not so":        {result: func(*aio.Op, int64) int64 { return -int64(syscall.EOPNOTSUPP) }},
-		"no room":       {submit: refuseAfterFirst(syscall.EAGAIN)},
-		"one at a time": {submit: func(int) (int, syscall.Errno) { return 1, 0 }},
-		"not any more":  {submit: refuseAfterFirst(syscall.ENOSYS)},
-		"forbidden":     {submit: refuseAfterFirst(syscall.EPERM)},
-		"not like this": {result: func(*aio.Op, int64) int64 { return -int64(syscall.EINVAL) }},
-		"no memory":     {result: func(*aio.Op, int64) int64 { return -int64(syscall.ENOMEM) }},
+		"interrupted":   {Result: func(*aio.Op, int64) int64 { return -int64(syscall.EINTR) }},
+		"not so":        {Result: func(*aio.Op, int64) int64 { return -int64(syscall.EOPNOTSUPP) }},
+		"no room":       {Submit: refuseAfterFirst(syscall.EAGAIN)},
+		"one at a time": {Submit: func(int) (int, syscall.Errno) { return 1, 0 }},
+		"not any more":  {Submit: refuseAfterFirst(syscall.ENOSYS)},
+		"forbidden":     {Submit: refuseAfterFirst(syscall.EPERM)},
+		"not like this": {Result: func(*aio.Op, int64) int64 { return -int64(syscall.EINVAL) }},
+		"no memory":     {Result: func(*aio.Op, int64) int64 { return -int64(syscall.ENOMEM) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := createDirect(t, 1<<20)
@@ -234,7 +215,7 @@ func TestStarterFrozen(t *testing.T) {
 	defer s.Close()
 	frozen, thaw := make(chan struct{}), make(chan struct{})
 	var calls atomic.Int64
-	if _, err := file.SetFaults(s, faults{submit: func(n int) (int, syscall.Errno) {
+	if _, err := file.SetFaults(s, aio.Faults{Submit: func(n int) (int, syscall.Errno) {
 		if calls.Add(1) == 2 { // the first asks whether there is AIO
 			close(frozen)
 			<-thaw
@@ -296,7 +277,7 @@ func TestStarterAsksOnce(t *testing.T) {
 	s := createDirect(t, 1<<20)
 	defer s.Close()
 	var asked [2]atomic.Int64 // to read, to write
-	if _, err := file.SetFaults(s, faults{result: func(op *aio.Op, _ int64) int64 {
+	if _, err := file.SetFaults(s, aio.Faults{Result: func(op *aio.Op, _ int64) int64 {
 		if op.Write {
 			asked[1].Add(1)
 			return -int64(syscall.EOPNOTSUPP)
@@ -342,7 +323,7 @@ func TestStarterErrors(t *testing.T) {
 		{syscall.EROFS, backing.ErrReadOnly},
 	} {
 		s := createDirect(t, 1<<20)
-		if _, err := file.SetFaults(s, faults{result: func(op *aio.Op, res int64) int64 {
+		if _, err := file.SetFaults(s, aio.Faults{Result: func(op *aio.Op, res int64) int64 {
 			if op.Off == 8192 {
 				return -int64(tc.errno)
 			}

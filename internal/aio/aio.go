@@ -33,14 +33,14 @@ type Op struct {
 	next *Op
 }
 
-// Faults change what the kernel says.
-type Faults interface {
+// Faults change what the kernel says, where a function is set.
+type Faults struct {
 	// Submit is asked before n requests are begun: how many of them may be, at
 	// least one, or why the first may not.
-	Submit(n int) (int, syscall.Errno)
+	Submit func(n int) (int, syscall.Errno)
 	// Result is the result of a request that has moved res bytes, or failed with
 	// the error -res.
-	Result(op *Op, res int64) int64
+	Result func(op *Op, res int64) int64
 }
 
 // Depth bounds how many requests of one queue the kernel has. What does not fit

@@ -23,7 +23,7 @@ const maxBatch = 64
 type Queue struct {
 	fd     int
 	done   func([]*Op)
-	faults Faults // nil but in tests
+	faults Faults // none but in tests
 	ring   ring
 	wake   *os.File // the eventfd, which is never read: Go's poller sees its edges
 
@@ -47,7 +47,7 @@ type slot struct {
 //
 // ErrUnavailable: the kernel does not know AIO or has no room for another queue
 // (fs.aio-max-nr), or the file is one whose requests would wait.
-func New(fd int, done func([]*Op)) (*Queue, error) { return NewFaulty(fd, done, nil) }
+func New(fd int, done func([]*Op)) (*Queue, error) { return NewFaulty(fd, done, Faults{}) }
 
 // NewFaulty is New for tests of what is to become of a kernel's answers.
 func NewFaulty(fd int, done func([]*Op), f Faults) (*Queue, error) {
@@ -183,7 +183,7 @@ func (q *Queue) releaseLocked(i uint64, res int64) *Op {
 	op := q.slots[i].op
 	q.slots[i].op = nil
 	q.free = append(q.free, uint32(i))
-	if q.faults != nil {
+	if q.faults.Result != nil {
 		res = q.faults.Result(op, res)
 	}
 	op.N, op.Err = int(res), 0
@@ -327,7 +327,7 @@ func (r *ring) destroy() {
 // submit is io_submit: it returns how many of the requests were begun, at least
 // one, or why the first was not.
 func (q *Queue) submit(cbs []*iocb) (int, syscall.Errno) {
-	if q.faults != nil {
+	if q.faults.Submit != nil {
 		n, errno := q.faults.Submit(len(cbs))
 		if errno != 0 {
 			return 0, errno

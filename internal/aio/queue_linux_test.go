@@ -115,7 +115,7 @@ func reads(n int) []*aio.Op {
 func TestReadAndWrite(t *testing.T) {
 	const n = 3*aio.Depth + 7 // more than the kernel is given at once
 	f := file(t, n)
-	r := newRig(t, int(f.Fd()), nil)
+	r := newRig(t, int(f.Fd()), aio.Faults{})
 	ops := reads(n)
 	r.run(t, ops)
 	want := buffer(block)
@@ -155,7 +155,7 @@ func TestReadAndWrite(t *testing.T) {
 
 func TestEndOfFile(t *testing.T) {
 	f := file(t, 2)
-	r := newRig(t, int(f.Fd()), nil)
+	r := newRig(t, int(f.Fd()), aio.Faults{})
 	ops := []*aio.Op{
 		{Buf: buffer(4 * block)},
 		{Buf: buffer(block), Off: 8 * block},
@@ -172,30 +172,10 @@ func TestEndOfFile(t *testing.T) {
 	}
 }
 
-// faults answers as its fields say, or else as the kernel does.
-type faults struct {
-	submit func(n int) (int, syscall.Errno)
-	result func(op *aio.Op, res int64) int64
-}
-
-func (f faults) Submit(n int) (int, syscall.Errno) {
-	if f.submit == nil {
-		return n, 0
-	}
-	return f.submit(n)
-}
-
-func (f faults) Result(op *aio.Op, res int64) int64 {
-	if f.result == nil {
-		return res
-	}
-	return f.result(op, res)
-}
-
 func TestKernelTakesOneAtATime(t *testing.T) {
 	f := file(t, 64)
 	var calls atomic.Int64
-	r := newRig(t, int(f.Fd()), faults{submit: func(n int) (int, syscall.Errno) {
+	r := newRig(t, int(f.Fd()), aio.Faults{Submit: func(n int) (int, syscall.Errno) {
 		switch calls.Add(1) % 3 {
 		case 0:
 			return 0, syscall.EINTR
@@ -216,7 +196,7 @@ func TestKernelTakesOneAtATime(t *testing.T) {
 func TestKernelRefuses(t *testing.T) {
 	f := file(t, 64)
 	var calls atomic.Int64
-	r := newRig(t, int(f.Fd()), faults{submit: func(n int) (int, syscall.Errno) {
+	r := newRig(t, int(f.Fd()), aio.Faults{Submit: func(n int) (int, syscall.Errno) {
 		if c := calls.Add(1); c > 1 && c%2 == 0 { // the first asks whether there is AIO
 			return 0, syscall.EAGAIN
 		}
@@ -239,7 +219,7 @@ func TestUnavailable(t *testing.T) {
 	f := file(t, 1)
 	for _, errno := range []syscall.Errno{syscall.EOPNOTSUPP, syscall.ENOSYS, syscall.EPERM} {
 		before := descriptors(t)
-		_, err := aio.NewFaulty(int(f.Fd()), func([]*aio.Op) {}, faults{submit: func(int) (int, syscall.Errno) { return 0, errno }})
+		_, err := aio.NewFaulty(int(f.Fd()), func([]*aio.Op) {}, aio.Faults{Submit: func(int) (int, syscall.Errno) { return 0, errno }})
 		if !errors.Is(err, aio.ErrUnavailable) || !errors.Is(err, errno) {
 			t.Errorf("%v: %v, want ErrUnavailable", errno, err)
 		}
@@ -254,7 +234,7 @@ func TestClose(t *testing.T) {
 	f := file(t, 8)
 	before := descriptors(t)
 	for range 20 {
-		r := newRig(t, int(f.Fd()), nil)
+		r := newRig(t, int(f.Fd()), aio.Faults{})
 		r.run(t, reads(8))
 		r.q.Close()
 		r.q.Close()
