@@ -102,17 +102,16 @@ func (w *Windows) take(s *Store, index int64) (i int, err error) {
 	p := &w.slots[i]
 	if p.store != nil {
 		p.store.lending.paid(p.lent.Load())
-		p.store.lending.place(p.index).slot.CompareAndSwap(int32(i)+1, 0)
+		w.forget(i)
 	} else {
 		w.free.Add(-1)
 	}
-	p.store = s
+	p.store, p.index = s, index
 	w.mu.Unlock()
 	if err := show(w.addr(i), s.h, index*windowStride); err != nil {
 		w.clear(i)
 		return -1, err
 	}
-	p.index = index
 	p.lent.Store(0)
 	p.used.Store(w.clock.Add(1))
 	p.loans.Store(1)
@@ -151,14 +150,19 @@ func (w *Windows) letGo(i int, s *Store) bool {
 func (w *Windows) clear(i int) {
 	hide(w.addr(i))
 	w.mu.Lock()
-	if s := w.slots[i].store; s != nil {
-		s.lending.place(w.slots[i].index).slot.CompareAndSwap(int32(i)+1, 0)
-	}
+	w.forget(i)
 	w.slots[i].store = nil
 	w.slots[i].used.Store(0)
 	w.free.Add(1)
 	w.mu.Unlock()
 	w.slots[i].loans.Store(0)
+}
+
+// forget has the store that window i shows not look for it there any more. The
+// window is being changed.
+func (w *Windows) forget(i int) {
+	p := &w.slots[i]
+	p.store.lending.place(p.index).slot.CompareAndSwap(int32(i)+1, 0)
 }
 
 func (w *Windows) addr(i int) unsafe.Pointer { return unsafe.Add(w.base, i*windowSpan) }
