@@ -308,15 +308,7 @@ func TestSlowReaderKeepsNobodyWaiting(t *testing.T) {
 	}
 	states := [][]byte{pattern(size, 1), pattern(size, 2), pattern(size, 3)}
 	write(states[0])
-	slow := r.rawLogin("slow")
-	slow.MaxRecv(1 << 20)
-	var asks []byte
-	for i := range uint32(n) {
-		asks = slow.Encode(asks, command(i, 1+i, 0, rw10(0x28, i*(size/n/512), size/n/512), size/n, 0xc0), nil, nil)
-	}
-	if err := slow.SendBytes(asks); err != nil {
-		t.Fatal(err)
-	}
+	slow := r.asksForAll("slow", size, n)
 	write(states[1]) // waits for nobody
 	write(states[2])
 	var got [n][]byte

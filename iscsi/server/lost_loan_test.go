@@ -46,15 +46,7 @@ func TestLoanThatIsLostBehindAFullSocket(t *testing.T) {
 		s.mem[i] = 0xa5
 	}
 	r := serve(t, options{stores: []backing.Store{s}})
-	slow := r.rawLogin("slow")
-	slow.MaxRecv(1 << 20)
-	var asks []byte
-	for i := range uint32(n) {
-		asks = slow.Encode(asks, command(i, 1+i, 0, rw10(0x28, i*(size/n/512), size/n/512), size/n, 0xc0), nil, nil)
-	}
-	if err := slow.SendBytes(asks); err != nil {
-		t.Fatal(err)
-	}
+	slow := r.asksForAll("slow", size, n)
 	r.logs.wait(t, 1, "connection closed", errCutOff.Error())
 	for {
 		p, err := slow.Recv()

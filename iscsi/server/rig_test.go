@@ -256,6 +256,23 @@ func (r *rig) rawLogin(name string) *initiator.Raw {
 	return c
 }
 
+// asksForAll is a rawLogin that has asked for the first size bytes of LUN 0, by n
+// commands, and has read nothing of the answers.
+func (r *rig) asksForAll(name string, size, n int) *initiator.Raw {
+	r.t.Helper()
+	c := r.rawLogin(name)
+	c.MaxRecv(1 << 20)
+	blocks := size / n / 512
+	var asks []byte
+	for i := range n {
+		asks = c.Encode(asks, command(uint32(i), uint32(1+i), 0, rw10(0x28, uint32(i*blocks), uint16(blocks)), size/n, 0xc0), nil, nil)
+	}
+	if err := c.SendBytes(asks); err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
 func limited(t testing.TB) context.Context {
 	ctx, stop := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(stop)
