@@ -29,14 +29,14 @@ func lbaStatusRow() Command {
 		Usage: []byte{0x9e, 0x1f, useBytes, useBytes, useBytes, useBytes, useBytes, useBytes, useBytes, useBytes,
 			useBytes, useBytes, useBytes, useBytes, 0, 0},
 		Types: TypeDisk, Dir: DirIn, Access: AccessRead, Reserve: ResRead,
-		Medium: true, Run: getLBAStatus, Supported: (*Unit).knowsMapped,
+		Medium: true, Run: getLBAStatus, Supported: (*Unit).TellsMapped,
 	}
 }
 
-// knowsMapped: GET LBA STATUS has a true answer. Of a medium whose blocks may be
-// deallocated, and whose store does not tell which are, it would say that what was
-// just unmapped or erased is mapped.
-func (u *Unit) knowsMapped() bool { return u.caps.extenter != nil || !u.thin() }
+// TellsMapped reports whether the unit has GET LBA STATUS, since it has a true
+// answer. Of a medium whose blocks may be deallocated, and whose store does not tell
+// which are, it would say that what was just unmapped or erased is mapped.
+func (u *Unit) TellsMapped() bool { return u.caps.extenter != nil || !u.thin() }
 
 // getLBAStatus is GET LBA STATUS (SBC-3 §5.4). Where nothing can be deallocated, or
 // the place of the file does not tell after all, every block is mapped.

@@ -42,6 +42,7 @@ func (e *UnitExport) Info() Info {
 	if u == nil {
 		return i
 	}
+	i.Allocation = u.TellsMapped()
 	c := u.Config()
 	bs := uint32(u.BlockSize())
 	i.Size = u.Blocks() * uint64(bs)
@@ -133,6 +134,13 @@ func (s *unitSession) Submit(r *Request) {
 		r.State = t
 	}
 	t.r = r
+	if r.Type == nbd.CmdBlockStatus && !s.unit.Load().TellsMapped() {
+		// The client was told of another unit, or of none yet. That all is data is
+		// always a true answer.
+		r.Extents = append(r.Extents, nbd.Extent{Length: r.Length})
+		r.Done(nbd.None, "")
+		return
+	}
 	if n := t.build(0); n < r.Length || t.extra() {
 		go t.slow(outcome{})
 		return

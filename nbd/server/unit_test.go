@@ -351,3 +351,22 @@ func TestStalledStore(t *testing.T) {
 		t.Errorf("%d errors are counted", n)
 	}
 }
+
+// untold is a thin store that does not tell what is allocated: no Extenter.
+type untold struct{ backing.Store }
+
+func (u untold) Discard(ctx context.Context, off, n int64) error {
+	return u.Store.(backing.Discarder).Discard(ctx, off, n)
+}
+
+// A unit that cannot tell what is allocated has no block status to offer.
+func TestAllocationIsOfferedWhereItIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		store backing.Store
+		want  bool
+	}{"told": {openRAM(t, 1<<20), true}, "untold": {untold{openRAM(t, 1<<20)}, false}} {
+		if got := newDisk(t, c.store, scsi.UnitConfig{}).exp.Info().Allocation; got != c.want {
+			t.Errorf("%s: base:allocation is offered: %t", name, got)
+		}
+	}
+}
